@@ -69,7 +69,7 @@ for suite in "${suites[@]}"; do
     asan)
       build asan --target sanitizer_tests
       say "address and undefined-behaviour sanitizers: unit and conformance tests"
-      run_ctest asan -L 'unit|conformance|fuzz' -j2 ;;
+      run_ctest asan -L 'unit|conformance|sim|fuzz' -j2 ;;
     tsan)
       build tsan --target thread_tests
       say "thread sanitizer: what runs on several threads"
