@@ -41,6 +41,9 @@ struct RunnerComms {
 Result<uint64_t> weights_segment_bytes(const WeightSource& source, const plan::ShardPlan& plan, uint32_t rank, bool exact);
 uint64_t kv_segment_bytes(const plan::ShardPlan& plan, uint32_t rank, uint32_t block_tokens, uint32_t blocks);
 
+/// What ModelRunner::numerics_class() will say on this machine, known before anything is loaded.
+std::string numerics_class_here(bool exact);
+
 class ModelRunner {
  public:
   /// Fills memory.weights from `source` unless its header says it already holds this very slice
