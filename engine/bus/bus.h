@@ -43,6 +43,9 @@ struct ListenOptions {
   KeyPair keys;                  // tcp only: this server's pair
   Authorizer authorize;          // tcp only; required there
   size_t max_message_bytes = 0;  // 0: limits::kMessageBytes
+  /// A newcomer takes over the routing id of an older connection (a restarted peer). Off where peers of
+  /// different trust meet on one socket and let it pick their ids: none can then steal another's replies.
+  bool handover = true;
 };
 struct DialOptions {
   std::string endpoint;
@@ -72,7 +75,8 @@ struct Incoming {
 
 /// ROUTER. Thread-confined. Errors: kPortBusy, kPermission on bind; kDeadlineExceeded on recv;
 /// kPeerLost when sending to a peer that is not connected (ROUTER_MANDATORY); kUnavailable when the
-/// peer's queue is full.
+/// peer's queue is full; kTooLarge above max_message_bytes. A peer that its authorizer refuses is
+/// disconnected and may dial again: a key that is registered later is then let in.
 class Router {
  public:
   static Result<std::unique_ptr<Router>> bind(Context& context, ListenOptions options);
