@@ -13,7 +13,7 @@ constexpr int kHeartbeatMs = 1'000;
 constexpr int kHeartbeatTimeoutMs = 10'000;
 constexpr int kReconnectFirstMs = 20;
 constexpr int kReconnectMaxMs = 1'000;
-constexpr int kHandshakeMs = 5'000;
+constexpr int kHandshakeMs = 2'000;
 }  // namespace
 
 Socket::Socket(Context::Impl& context, int type)
