@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""A deployment from recipe to answer to nothing left, over real processes."""
+import json
+import os
+
+from harness import Site, chat, check, main, wait_until, STAGES
+
+
+def up(site, path, name, seconds=90):
+    site.bp("submit", path, "--wait", timeout=seconds)
+    view = site.show(name)
+    check(view["state"] == "serving", f"state {view['state']} after submit --wait")
+    return view
+
+
+def test_quickstart_layout():
+    """2 nodes x 2 ranks serve, every field of show is there, stop leaves nothing."""
+    with Site("deploy") as site:
+        site.start_daemon()
+        view = up(site, site.recipe("quick"), "quick")
+        check([s["name"] for s in view["stages"]] == STAGES, f"stages {view['stages']}")
+        for s in view["stages"]:
+            check(s["started_wall_ms"] > 0 and s["attempt"] >= 1, f"stage without times or attempts: {s}")
+        check("cpu stand-in for VM.GPU.A10.2" in view["stand_in"], f"stand_in {view['stand_in']!r}")
+        check(len(view["nodes"]) == 2, f"nodes {view['nodes']}")
+        ranks = [p for p in view["processes"] if p["role"] == "rank"]
+        check(sorted((p["tp_rank"], p["pp_rank"]) for p in ranks) == [(0, 0), (0, 1), (1, 0), (1, 1)],
+              f"ranks {ranks}")
+        for p in view["processes"]:
+            check(p["identity"]["pid"] > 0 and p["epoch"]["counter"] > 0 and p["node_id"], f"process {p}")
+        answer = chat(view["endpoint"], "What is the capital of France?")
+        check("Paris" in answer, f"answer {answer!r}")
+        check(site.show(view["id"])["name"] == "quick", "an id is accepted where a name is")
+        said = site.bp("generate", "quick", "What is the capital of France?", "--max-tokens", "16").stdout
+        check("Paris" in said, f"bp generate said {said!r}")
+        token = site.store.par.split("/p/")[1].split("/")[0]
+        for root, _, files in os.walk(site.folder):
+            for f in files:
+                path = os.path.join(root, f)
+                if f.endswith(".log") and not f.startswith("store"):
+                    with open(path, errors="replace") as text:
+                        check(token not in text.read(), f"the PAR token stands in {path}")
+        for args in (("show", "quick", "--json"), ("logs", "quick"), ("list", "--json")):
+            check(token not in site.bp(*args).stdout, f"bp {args} prints the PAR token")
+        site.bp("stop", "quick")
+        check(site.show("quick")["state"] == "stopped", "stopped after stop")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def test_published_recipe():
+    """4 nodes x 2 ranks from a recipe with numbers as strings."""
+    with Site("a10") as site:
+        site.start_daemon()
+        folder = "NousResearch/Meta-Llama-3.1-8B-Instruct"
+        view = up(site, site.recipe("raycluster_vm_test", nodes=4, folder=folder), "raycluster-vm-test", 120)
+        check(len([p for p in view["processes"] if p["role"] == "rank"]) == 8, "8 ranks")
+        check("Paris" in chat(view["endpoint"], "What is the capital of France?"), "the right answer")
+        site.bp("stop", "raycluster-vm-test")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def test_daemon_kill_while_streaming():
+    """A stream that runs through a daemon kill -9 never notices; the next bp finds everything as it was."""
+    import http.client
+    import urllib.parse
+    with Site("stream") as site:
+        site.start_daemon()
+        view = up(site, site.recipe("s"), "s")
+        before = {p["identity"]["pid"] for p in view["processes"]}
+        url = urllib.parse.urlsplit(view["endpoint"])
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
+        connection.request("POST", "/v1/completions", json.dumps({
+            "model": view["model"], "prompt": "Once upon a time", "max_tokens": 200, "temperature": 0,
+            "stream": True, "ignore_eos": True}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        chunks, done = 0, False
+        for line in response:
+            if line.startswith(b"data: [DONE]"):
+                done = True
+            elif line.startswith(b"data: "):
+                check(b'"error"' not in line, f"error in the stream: {line!r}")
+                chunks += 1
+                if chunks == 20:
+                    site.kill(site.daemon.pid)
+                    site.daemon.wait(10)
+                    site.start_daemon()
+        check(done and chunks >= 200, f"{chunks} chunks, done={done}")
+        view = site.wait_state("s", "serving", 20)
+        check(before <= {p["identity"]["pid"] for p in view["processes"]}, "the same processes serve on")
+        site.bp("stop", "s")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def test_cancel_while_fetching():
+    """Cancel reaches a stage that is at work and ends in nothing left."""
+    with Site("cancel") as site:
+        site.start_daemon()
+        path = site.recipe("c")
+        site.store.set_faults([{"match": "gguf", "method": "GET", "bytes_per_second": 3_000_000}])
+        run = json.loads(site.bp("submit", path, "--json").stdout)["id"]
+        wait_until("fetch_weights to run", lambda: (site.try_show(run) or {}).get("current_stage") == "fetch_weights", 30)
+        site.bp("cancel", run)
+        site.wait_state(run, "cancelled", 30)
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def test_bad_recipes():
+    """Each kind of bad input: exit code 2, every problem named, nothing started."""
+    with Site("bad") as site:
+        site.start_daemon()
+        check(site.bp("submit", "-", ok=2, stdin="not json").stderr.strip(), "an error text")
+        site.bp("submit", "-", ok=2, stdin='{"a":' * 5000)
+        site.bp("submit", "-", ok=2, stdin='"' + "x" * 100_000_000 + '"')
+        path = site.recipe("bad", recipe_node_pool_size="7", recipe_container_port="6379", recipe_nod_shape="x")
+        err = site.bp("submit", path, ok=2).stderr
+        for expected in ("recipe_node_pool_size", "recipe_container_port", "recipe_nod_shape", "recipe_node_shape"):
+            check(expected in err, f"{expected} is missing from:\n{err}")
+        site.bp("show", "nothing-of-that-name", ok=4)
+        check("bad" not in site.bp("list", "--all").stdout, "a refused recipe leaves no deployment")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def test_store_faults():
+    """403, 404, a lying file: the deployment fails with a word about it and leaves nothing; 500 and cuts are retried."""
+    with Site("faults") as site:
+        site.start_daemon()
+        for status in (403, 404):
+            site.store.set_faults([{"match": "", "method": "GET", "status": status}])
+            name = f"status{status}"
+            r = site.bp("submit", site.recipe(name), "--wait", ok=1)
+            check(str(status) in r.stderr + r.stdout, f"{status} is not named:\n{r.stderr}")
+            check(site.show(name)["state"] == "failed", "failed")
+        site.store.set_faults([])
+        lying = os.path.join(site.folder, "lying.gguf")
+        with open(lying, "wb") as f:
+            f.write(b"GGUF" + (3).to_bytes(4, "little") + (2**62).to_bytes(8, "little") * 2)
+        site.store.add("lying/model.gguf", lying)
+        path = site.recipe("lying", folder="lying", with_model=False)
+        r = site.bp("submit", path, "--wait", ok=1)
+        check("gguf" in (r.stderr + r.stdout).lower(), f"the file is not named:\n{r.stderr}")
+        site.store.set_faults([{"match": "gguf", "method": "GET", "status": 500, "count": 2},
+                               {"match": "gguf", "method": "GET", "cut_after": 100_000, "count": 2}])
+        up(site, site.recipe("retried"), "retried", 120)
+        site.bp("stop", "retried")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def test_busy_port():
+    """A port of the recipe that is taken: the error names the address."""
+    import socket
+    with Site("busy") as site:
+        site.start_daemon()
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(("0.0.0.0", 0))
+            s.listen()
+            port = s.getsockname()[1]
+            r = site.bp("submit", site.recipe("busy", recipe_container_port=str(port)), "--wait", ok=1)
+            check(str(port) in r.stderr + r.stdout, f"port {port} is not named:\n{r.stderr}")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+if __name__ == "__main__":
+    main([test_quickstart_layout, test_published_recipe, test_daemon_kill_while_streaming,
+          test_cancel_while_fetching, test_bad_recipes, test_store_faults, test_busy_port])
