@@ -31,7 +31,14 @@ inline constexpr uint64_t kModelHeaderBytes = 256ull << 20;
 inline constexpr uint64_t kTensorsMax = 200'000;
 inline constexpr int kTensorDimsMax = 8;
 inline constexpr uint64_t kMetadataEntriesMax = 100'000;
-inline constexpr uint64_t kMetadataArrayMax = 4'000'000;
+inline constexpr uint64_t kMetadataArrayMax = 4'000'000;  // elements of all arrays of a file together
+inline constexpr uint64_t kSafetensorsHeaderBytes = 16 << 20;  // 100,000 tensors; JSON grows 12-fold in memory
+inline constexpr size_t kModelJsonBytes = 4 << 20;  // config.json and its like
+// No known model comes near; products of these stay far below 2^64.
+inline constexpr uint32_t kModelLayersMax = 4096;
+inline constexpr uint32_t kModelWidthMax = 1 << 22;  // hidden, intermediate, vocabulary
+inline constexpr uint32_t kModelHeadsMax = 4096;
+inline constexpr uint32_t kModelHeadDimMax = 4096;
 
 // HTTP endpoint.
 inline constexpr size_t kHttpHeaderBytes = 64 << 10;

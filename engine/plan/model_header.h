@@ -30,7 +30,8 @@ struct TensorInfo {
 };
 
 struct RopeScaling {
-  // "none", "linear", "llama3"
+  // "none"; "linear": inv_freq / factor; "llama3": by wavelength; "tensor": inv_freq divided element-wise
+  // by the tensor rope_freqs.weight [head_dim / 2] (how GGUF files carry llama3 scaling).
   std::string type = "none";
   double factor = 1.0, low_freq_factor = 1.0, high_freq_factor = 4.0;
   double original_context = 8192;
@@ -63,14 +64,22 @@ struct GgufHeader {
 /// Asks for more of a file: bytes [offset, offset + size). Lets a header be parsed over ranged GETs.
 using ReadAt = std::function<Result<std::string>(uint64_t offset, uint64_t size)>;
 
-/// Parses the header of a GGUF v2/v3 file of `file_bytes`. kCorruptData; kUnsupported names the type.
+/// Parses the header of a GGUF v2/v3 file of `file_bytes`. kCorruptData; kUnsupported names the type;
+/// kTooLarge beyond limits.h. Guarantees: tensors lie within the file, aligned, without overlap, with
+/// unique names, whole blocks per row. `read_at` is asked in growing pieces of at most 8 MiB.
 Result<GgufHeader> parse_gguf(const ReadAt& read_at, uint64_t file_bytes);
-/// Parses one safetensors header.
+/// Parses one safetensors header. Same guarantees; the tensors cover the data without gaps.
 Result<std::vector<TensorInfo>> parse_safetensors(const ReadAt& read_at, uint64_t file_bytes);
 
+/// kUnsupported: another architecture or a variant of Llama that is not computed (experts, biases, other
+/// RoPE scaling); kCorruptData: keys missing or contradicting each other or the tensors' shapes.
 Result<ModelConfig> config_from_gguf(const GgufHeader& header);
 /// config.json of a LlamaForCausalLM, with generation_config.json's eos ids when given (may be empty).
 Result<ModelConfig> config_from_json(std::string_view config_json, std::string_view generation_config_json);
+
+/// Names of files in "weight_map" of model.safetensors.index.json, each once, sorted. kCorruptData: a name
+/// that is not a plain file name.
+Result<std::vector<std::string>> safetensors_index_files(std::string_view index_json);
 
 /// A reader over memory, for mapped files and tests.
 ReadAt read_at_memory(std::string_view bytes);

@@ -54,8 +54,10 @@ struct ShardPlan {
   std::vector<RankShard> ranks;  // by rank
 };
 
-/// kInvalidArgument: zero sizes, heads not a multiple of kv_heads; kDoesNotFit: more tensor ranks than
-/// Q heads or down leaves, more pipeline stages than layers. Layers are dealt by cost, lm_head counted.
+/// kInvalidArgument: sizes zero or beyond limits.h, heads not a multiple of kv_heads; kDoesNotFit: more
+/// tensor ranks than Q heads, down leaves or vocabulary chunks, more pipeline stages than layers. No
+/// interval of a plan is empty. Layers are dealt by cost, lm_head counted; earlier ranks get the larger
+/// share of heads, leaves and chunks.
 Result<ShardPlan> make_shard_plan(const ModelShape& model, uint32_t tp_size, uint32_t pp_size);
 
 }  // namespace bp::plan
