@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Runs benchmarks by name and prints medians.
+
+usage: tests/bench/run.sh [NAME...] [--json] [--runs N] [--list]
+
+Each benchmark is a function that makes one measurement; what it needs is built before (preset release).
+`aim` is what we want to reach, `limit` what must not be missed, `peer` what others reach on a like machine.
+"""
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+from harness import Failure, Site  # noqa: E402
+
+BENCHMARKS = {}
+
+
+def benchmark(name, unit, runs, aim=None, limit=None, peer=""):
+    def register(function):
+        BENCHMARKS[name] = dict(function=function, unit=unit, runs=runs, aim=aim, limit=limit, peer=peer)
+        return function
+    return register
+
+
+def first_streamed_token(endpoint):
+    """Seconds until the first streamed text of a short chat completion."""
+    import http.client
+    import urllib.parse
+    url = urllib.parse.urlsplit(endpoint)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
+    connection.request("GET", "/v1/models")
+    model = json.load(connection.getresponse())["data"][0]["id"]
+    begin = time.monotonic()
+    connection.request("POST", "/v1/chat/completions", json.dumps({
+        "model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "stream": True, "max_tokens": 8, "temperature": 0}), {"Content-Type": "application/json"})
+    for line in connection.getresponse():
+        if line.startswith(b"data: {"):
+            choices = json.loads(line[6:]).get("choices", [])
+            if choices and choices[0].get("delta", {}).get("content"):
+                return time.monotonic() - begin
+    raise Failure("the stream ended without text")
+
+
+@benchmark("deploy.first_token_ms", "ms", runs=5, aim=1000, limit=2000,
+           peer="vLLM 72,000-154,000 (start to first token); llama-server 400 (one process)")
+def deploy_first_token():
+    """From `bp submit` of the quickstart layout (TP=2, PP=2, two nodes) to the first streamed token, with
+    the weights in the nodes' caches and the daemon running."""
+    with warm_site() as site:
+        path = site.recipe("bench")
+        begin = time.monotonic()
+        site.bp("submit", path, "--wait")
+        endpoint = site.show("bench")["endpoint"]
+        first_streamed_token(endpoint)
+        value = (time.monotonic() - begin) * 1000
+        site.bp("stop", "bench")
+        return value
+
+
+class warm_site:
+    """One site for all runs of a benchmark, whose weight caches were filled by a first deployment."""
+    site = None
+
+    def __enter__(self):
+        if warm_site.site is None:
+            warm_site.site = Site("bench")
+            warm_site.site.start_daemon()
+            warm_site.site.bp("submit", warm_site.site.recipe("warm"), "--wait")
+            warm_site.site.bp("stop", "warm")
+        return warm_site.site
+
+    def __exit__(self, kind, value, traceback):
+        return False
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/bench/run.sh", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--runs", type=int, help="measurements of each benchmark")
+    parser.add_argument("--list", action="store_true", help="names and what they measure")
+    args = parser.parse_args()
+    unknown = [n for n in args.names if n not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    if args.list:
+        for name, b in BENCHMARKS.items():
+            print(f"{name:28} {' '.join(b['function'].__doc__.split())}")
+        return 0
+    missed = 0
+    if not args.json:
+        print(f"{'name':28} {'median':>10} {'unit':6} {'runs':>4} {'min':>10} {'max':>10} {'aim':>8} {'limit':>8}  peer")
+    try:
+        for name in args.names or BENCHMARKS:
+            b = BENCHMARKS[name]
+            values = [b["function"]() for _ in range(args.runs or b["runs"])]
+            value = statistics.median(values)
+            if b["limit"] is not None and value > b["limit"]:
+                missed += 1
+            if args.json:
+                print(json.dumps(dict(name=name, value=round(value, 3), unit=b["unit"], runs=len(values),
+                                      aim=b["aim"], limit=b["limit"], peer=b["peer"])), flush=True)
+            else:
+                print(f"{name:28} {value:10.1f} {b['unit']:6} {len(values):4} {min(values):10.1f} {max(values):10.1f} "
+                      f"{b['aim'] or '-':>8} {b['limit'] or '-':>8}  {b['peer']}", flush=True)
+    except Failure as e:
+        print(f"benchmark {name}: {e}", file=sys.stderr)
+        return 1
+    finally:
+        if warm_site.site:
+            warm_site.site.close()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
