@@ -154,7 +154,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.fault.get("status"):
             return self.fail(self.fault["status"], "Injected")
         if self.fault.get("garbage"):
-            return self.body(200, {"Content-Type": "application/json"}, [b"\x00<html>}{ no listing"], 23)
+            data = b"\x00<html>}{ no listing"
+            return self.body(200, {"Content-Type": "application/json"}, [data], len(data))
         if kind == "list":
             return self.list(bucket, urllib.parse.parse_qs(url.query, keep_blank_values=True))
         return self.read(bucket, name)
