@@ -95,7 +95,8 @@ def main():
         return 0
     missed = 0
     if not args.json:
-        print(f"{'name':28} {'median':>10} {'unit':6} {'runs':>4} {'min':>10} {'max':>10} {'aim':>8} {'limit':>8}  peer")
+        print(f"{'name':28} {'median':>10} {'unit':6} {'runs':>4} {'min':>10} {'max':>10} "
+              f"{'aim':>8} {'limit':>8}  peer")
     try:
         for name in args.names or BENCHMARKS:
             b = BENCHMARKS[name]

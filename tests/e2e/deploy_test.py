@@ -98,7 +98,8 @@ def test_cancel_while_fetching():
         path = site.recipe("c")
         site.store.set_faults([{"match": "gguf", "method": "GET", "bytes_per_second": 3_000_000}])
         run = json.loads(site.bp("submit", path, "--json").stdout)["id"]
-        wait_until("fetch_weights to run", lambda: (site.try_show(run) or {}).get("current_stage") == "fetch_weights", 30)
+        wait_until("fetch_weights to run",
+                   lambda: (site.try_show(run) or {}).get("current_stage") == "fetch_weights", 30)
         site.bp("cancel", run)
         site.wait_state(run, "cancelled", 30)
         check(not site.leftovers(), f"left over: {site.leftovers()}")
@@ -121,7 +122,8 @@ def test_bad_recipes():
 
 
 def test_store_faults():
-    """403, 404, a lying file: the deployment fails with a word about it and leaves nothing; 500 and cuts are retried."""
+    """403, 404, a lying file: the deployment fails with a word about it and leaves nothing; 500 and cuts
+    are retried."""
     with Site("faults") as site:
         site.start_daemon()
         for status in (403, 404):
