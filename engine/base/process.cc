@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -92,6 +93,13 @@ Result<ProcessId> process_spawn(const SpawnOptions& o) {
   int report[2];
   if (::pipe2(report, O_CLOEXEC) != 0) return errno_error("pipe", errno);
   Fd report_read(report[0]), report_write(report[1]);
+  Fd gate_parent, gate_child;
+  if (o.before_exec) {
+    int gate[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, gate) != 0) return errno_error("socketpair", errno);
+    gate_parent = Fd(gate[0]);
+    gate_child = Fd(gate[1]);
+  }
 
   // All memory is prepared before the fork: after it only async-signal-safe calls follow.
   std::vector<char*> argv{const_cast<char*>(o.program.c_str())};
@@ -122,6 +130,13 @@ Result<ProcessId> process_spawn(const SpawnOptions& o) {
       (void)!::write(report[1], &e, sizeof e);
       ::_exit(127);
     };
+    if (gate_child) {
+      ::close(gate_parent.get());  // else this process itself would keep the gate from closing
+      char go = 0;
+      ssize_t n;
+      do { n = ::read(gate_child.get(), &go, 1); } while (n < 0 && errno == EINTR);
+      if (n != 1) ::_exit(125);
+    }
     if (o.own_session) ::setsid();
     if (o.die_with_parent) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -159,6 +174,16 @@ Result<ProcessId> process_spawn(const SpawnOptions& o) {
   }
   report_write.reset();
   auto id = process_identity(pid);
+  if (o.before_exec) {
+    gate_child.reset();
+    Status allowed = id.ok() ? o.before_exec(*id) : Status(id.error());
+    if (!allowed.ok()) {
+      gate_parent.reset();
+      ::waitpid(pid, nullptr, 0);
+      return allowed.error();
+    }
+    (void)!::send(gate_parent.get(), "g", 1, MSG_NOSIGNAL);
+  }
   int child_errno = 0;
   ssize_t got;
   do { got = ::read(report_read.get(), &child_errno, sizeof child_errno); } while (got < 0 && errno == EINTR);

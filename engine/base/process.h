@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,6 +43,10 @@ struct SpawnOptions {
   std::vector<std::pair<int, int>> fds;  // (ours, number in the child), all others are closed
   bool own_session = true;             // setsid: a signal to our group does not reach it
   bool die_with_parent = false;        // PR_SET_PDEATHSIG SIGKILL
+  // Called in the parent with the child's identity before the program runs. The program runs only after
+  // it returned OK: whoever writes the identity down here can lose no process, even when it is killed
+  // at any moment (the waiting child sees the parent gone and ends).
+  std::function<Status(const ProcessId&)> before_exec;
 };
 /// fork + exec; reports an exec failure as an error, not as an exit status.
 Result<ProcessId> process_spawn(const SpawnOptions& options);

@@ -83,3 +83,29 @@ TEST_CASE("ids: canonical names are DNS labels") {
   CHECK(*canonical_name("8b") == "d-8b");
   CHECK_FALSE(canonical_name("///").ok());
 }
+
+TEST_CASE("process: a program runs only after its identity was written down") {
+  const std::string file = "/tmp/bp-test-gate-" + bp::random_hex(6);
+  bp::SpawnOptions o;
+  o.program = "/usr/bin/touch";
+  o.args = {file};
+  o.before_exec = [](const bp::ProcessId&) -> bp::Status {
+    return bp::Error{bp::ErrorCode::kDiskFull, "cannot write it down", {}};
+  };
+  auto refused = bp::process_spawn(o);
+  REQUIRE(!refused.ok());
+  CHECK(refused.error().code == bp::ErrorCode::kDiskFull);
+  CHECK(!bp::read_file(file, 10).ok());
+  bp::ProcessId seen;
+  o.before_exec = [&](const bp::ProcessId& id) -> bp::Status {
+    seen = id;
+    CHECK(!bp::read_file(file, 10).ok());
+    return {};
+  };
+  auto ran = bp::process_spawn(o);
+  REQUIRE(ran.ok());
+  CHECK(*ran == seen);
+  CHECK(bp::process_wait_gone(*ran, bp::Deadline::in_ms(5000)).ok());
+  CHECK(bp::read_file(file, 10).ok());
+  ::unlink(file.c_str());
+}
