@@ -129,6 +129,9 @@ storage::StageRow encode_stage(const RunState& state, const StageKey& key);
 
 /// "run/stage/map_index/generation": equal for all attempts of a stage.
 std::string effect_key(const RunState& state, const StageKey& key);
+/// The wait before a retry after `failures` failures in a row (1 = the first), jitter included.
+int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, const StageKey& key,
+                       uint32_t failures);
 /// Everything a stage host needs but the secrets and the daemon's own options, which the shell adds.
 v1::RunAttempt run_attempt_message(const RunState& state, const StageKey& key);
 /// Definition of a stage; null when the workflow has none of that name.
