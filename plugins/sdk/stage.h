@@ -11,7 +11,7 @@
 #pragma once
 #include <cstdint>
 #include <map>
-#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -55,7 +55,8 @@ class StageContext {
   std::string option(const std::string& name, const std::string& otherwise = {}) const;
   /// A secret by name; kNotFound when the run has none or the definition does not say needs_secrets.
   Result<std::string> secret(const std::string& name) const;
-  const std::string& handle() const { return attempt_.handle(); }
+  /// What an earlier attempt saved last, or this one since.
+  std::string handle() const;
   const std::string& checkpoint() const { return attempt_.checkpoint(); }
 
   void progress(uint64_t done, uint64_t total, const std::string& unit, const std::string& note = {});
@@ -91,10 +92,15 @@ class StageContext {
   const bp_stage_host_v1* host_;
   v1::AttemptRef ref_;
   v1::RunAttempt attempt_;
+  mutable std::mutex mutex_;
+  std::string handle_;  // guarded by mutex_
 };
 
 class Stage {
  public:
+  using StageResult = sdk::StageResult;    // so that a plugin outside this namespace finds them
+  using StageContext = sdk::StageContext;
+
   virtual ~Stage() = default;
   virtual StageResult run(StageContext& ctx) = 0;
   /// Undoes run(); success means confirmed gone. Default: nothing to undo.

@@ -1,0 +1,299 @@
+#include "engine/stage_host/host_loop.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <thread>
+
+#include "bp/v1/stage.pb.h"
+#include "engine/base/limits.h"
+#include "engine/base/log.h"
+#include "engine/base/process.h"
+#include "engine/bus/bus.h"
+#include "engine/stage_host/host_calls.h"
+#include "engine/stage_host/plugin_file.h"
+
+namespace bp::stage_host {
+namespace {
+
+constexpr int64_t kMs = 1'000'000;
+constexpr int64_t kQuietMs = 2'000;         // nothing heard for so long: the daemon may have restarted
+constexpr int64_t kHelloMs = 1'000;
+constexpr int64_t kResultMs = 500;
+constexpr int64_t kAwayCancelMs = 10'000;   // for a stage to end after the daemon stayed away
+constexpr uint32_t kProtocol = 1;
+
+void fill(v1::ErrorInfo* out, const Error& e) {
+  out->set_code(std::string(error_name(e.code)));
+  out->set_message(e.message);
+  out->set_remedy(std::string(e.what_to_do()));
+}
+
+class HostLoop {
+ public:
+  HostLoop(const HostOptions& options, Result<const bp_stage_v1*> plugin, bus::Dealer& dealer, Fd wake)
+      : options_(options), plugin_(std::move(plugin)), dealer_(dealer), wake_(std::move(wake)),
+        calls_([fd = wake_.get()] { wake(fd); }) {}
+
+  int run();
+
+ private:
+  static void wake(int fd) {
+    uint64_t one = 1;
+    (void)!::write(fd, &one, sizeof one);
+  }
+  void send_hello();
+  void send(std::vector<v1::StageMessage> messages);
+  void receive(const std::string& payload);
+  void handle(const v1::StageMessage& message);
+  void start_attempt(const v1::AttemptRef& ref, const v1::RunAttempt& attempt);
+  void run_stage(std::string ref, std::string attempt);
+  void take_result(bp_bytes bytes);
+  void flush(int64_t now);
+  int64_t next_due(int64_t now) const;
+  bool same_attempt(const v1::AttemptRef& ref) const {
+    return has_attempt_ && ref.SerializeAsString() == ref_.SerializeAsString();
+  }
+
+  const HostOptions& options_;
+  Result<const bp_stage_v1*> plugin_;
+  bus::Dealer& dealer_;
+  Fd wake_;
+  HostCalls calls_;
+  uint64_t sequence_ = 0;
+  int64_t started_ns_ = monotonic_ns();
+  int64_t heard_ns_ = 0;       // 0: never
+  int64_t hello_ns_ = 0, beat_ns_ = 0, result_ns_ = 0;
+  uint32_t hellos_ = 0;
+  bool acknowledged_ = false;  // the result, or the load error
+  bool has_attempt_ = false;
+  v1::AttemptRef ref_;
+  std::thread stage_;
+  std::mutex result_mutex_;
+  bool stage_done_ = false;          // guarded by result_mutex_
+  v1::AttemptResult result_;         // guarded until stage_done_
+  bool has_result_ = false;          // guarded by result_mutex_
+  int64_t away_since_ns_ = 0;
+};
+
+void HostLoop::send(std::vector<v1::StageMessage> messages) {
+  v1::StageBatch batch;
+  for (auto& m : messages) {
+    m.set_sequence(++sequence_);
+    if (has_attempt_) *m.mutable_ref() = ref_;
+    *batch.add_messages() = std::move(m);
+  }
+  if (batch.messages_size() == 0) return;
+  auto sent = dealer_.send(batch.SerializeAsString());
+  // Lost messages are said again: beats by the next one, the rest by repeat_all().
+  if (!sent.ok()) BP_LOG(debug, "message.dropped", "why={}", sent.error().message);
+}
+
+void HostLoop::send_hello() {
+  v1::StageMessage message;
+  auto* hello = message.mutable_hello();
+  hello->set_host_id(options_.host_id);
+  if (auto id = process_identity(::getpid()); id.ok()) {
+    hello->mutable_process()->set_pid(id->pid);
+    hello->mutable_process()->set_start_ticks(id->start_ticks);
+    hello->mutable_process()->set_boot_id(id->boot_id);
+  }
+  hello->set_protocol(kProtocol);
+  if (plugin_.ok()) {
+    hello->set_plugin((*plugin_)->name);
+    hello->set_plugin_version((*plugin_)->version);
+    hello->set_abi_version((*plugin_)->abi_version);
+  } else {
+    fill(hello->mutable_load_error(), plugin_.error());
+  }
+  hello_ns_ = monotonic_ns();
+  ++hellos_;
+  send({message});
+}
+
+void HostLoop::receive(const std::string& payload) {
+  auto batch = bus::parse<v1::StageBatch>(payload);
+  if (!batch.ok()) {
+    BP_LOG(warn, "message.refused", "why={}", batch.error().message);
+    return;
+  }
+  heard_ns_ = monotonic_ns();
+  for (const auto& m : batch->messages()) handle(m);
+}
+
+void HostLoop::handle(const v1::StageMessage& m) {
+  if (m.has_hello_ack()) {
+    if (!plugin_.ok()) acknowledged_ = true;
+    // Every hello but the first was said because the daemon may have restarted since.
+    if (hellos_ > 1 && has_attempt_) calls_.repeat_all();
+    return;
+  }
+  if (m.has_run()) {
+    if (!has_attempt_ && plugin_.ok()) {
+      start_attempt(m.ref(), m.run());
+    } else if (!same_attempt(m.ref())) {
+      BP_LOG(warn, "attempt.refused", "stage={} attempt={} why=host-has-one", m.ref().stage(), m.ref().attempt());
+    }
+    return;
+  }
+  if (!same_attempt(m.ref())) {
+    BP_LOG(debug, "message.dropped", "why=other-attempt stage={}", m.ref().stage());
+    return;
+  }
+  if (m.has_cancel()) calls_.cancel(m.cancel().deadline_ms());
+  if (m.has_node_reply()) calls_.on_node_reply(m.node_reply());
+  if (m.has_node_notice()) calls_.on_notice(m.node_notice());
+  if (m.has_secret_put_ack()) calls_.on_secret_ack(m.secret_put_ack());
+  if (m.has_result_ack()) {
+    std::lock_guard lock(result_mutex_);
+    if (stage_done_) acknowledged_ = true;
+  }
+}
+
+void HostLoop::start_attempt(const v1::AttemptRef& ref, const v1::RunAttempt& attempt) {
+  has_attempt_ = true;
+  ref_ = ref;
+  BP_LOG(info, "attempt.started", "run={} stage={} attempt={} epoch={}.{}", ref.run_id(), ref.stage(),
+         ref.attempt(), ref.epoch().incarnation(), ref.epoch().counter());
+  stage_ = std::thread([this, r = ref.SerializeAsString(), a = attempt.SerializeAsString()]() mutable {
+    run_stage(std::move(r), std::move(a));
+  });
+}
+
+void HostLoop::run_stage(std::string ref, std::string attempt) {
+  auto take = [](void* self, bp_bytes bytes) { static_cast<HostLoop*>(self)->take_result(bytes); };
+  std::string threw;
+  try {
+    (*plugin_)->run(calls_.table(), bp_bytes{ref.data(), ref.size()},
+                    bp_bytes{attempt.data(), attempt.size()}, take, this);
+  } catch (const std::exception& e) {
+    threw = e.what();
+  } catch (...) {
+    threw = "an unknown exception";
+  }
+  {
+    std::lock_guard lock(result_mutex_);
+    if (!threw.empty() || !has_result_) {
+      result_.Clear();
+      result_.set_outcome(v1::AttemptResult::FAILED);
+      fill(result_.mutable_error(),
+           Error{ErrorCode::kPluginCrash,
+                 std::string("plugin ") + (*plugin_)->name +
+                     (threw.empty() ? " returned without a result" : " let an exception escape: " + threw), {}});
+    }
+    stage_done_ = true;
+  }
+  wake(wake_.get());
+}
+
+void HostLoop::take_result(bp_bytes bytes) {
+  std::lock_guard lock(result_mutex_);
+  if (has_result_) return;  // the first one counts
+  has_result_ = true;
+  Error wrong{ErrorCode::kProtocol, "", {}};
+  if (!result_.ParseFromArray(bytes.data, static_cast<int>(bytes.size))) {
+    wrong.message = "the result is no valid AttemptResult (" + std::to_string(bytes.size) + " bytes)";
+  }
+  for (const auto& [name, value] : result_.outputs()) {
+    if (value.size() <= limits::kStageOutputBytes) continue;
+    wrong = Error{ErrorCode::kTooLarge, "stage output \"" + name + "\" has " + std::to_string(value.size()) +
+                                            " bytes, at most " + std::to_string(limits::kStageOutputBytes) +
+                                            " are kept", {}};
+  }
+  if (wrong.message.empty()) return;
+  result_.Clear();
+  result_.set_outcome(v1::AttemptResult::FAILED);
+  fill(result_.mutable_error(), wrong);
+}
+
+void HostLoop::flush(int64_t now) {
+  if (now - std::max(heard_ns_, started_ns_) > kQuietMs * kMs && now - hello_ns_ >= kHelloMs * kMs) {
+    send_hello();
+  } else if (!plugin_.ok() && now - hello_ns_ >= kResultMs * kMs) {
+    send_hello();
+  }
+  if (!has_attempt_) return;
+  // Looked at before the stage's messages are taken, so that the result comes after all of them.
+  std::unique_lock lock(result_mutex_);
+  const bool done = stage_done_;
+  lock.unlock();
+  send(calls_.take_outgoing());
+  v1::StageMessage message;
+  if (!done) {
+    if (now - beat_ns_ < limits::kStageBeatMs * kMs) return;
+    beat_ns_ = now;
+    message = calls_.liveness();
+  } else {
+    if (result_ns_ > 0 && now - result_ns_ < kResultMs * kMs) return;
+    result_ns_ = now;
+    *message.mutable_result() = result_;
+  }
+  send({message});
+}
+
+int64_t HostLoop::next_due(int64_t now) const {
+  int64_t due = now + 500 * kMs;
+  due = std::min(due, std::max(hello_ns_ + kHelloMs * kMs, std::max(heard_ns_, started_ns_) + kQuietMs * kMs));
+  if (has_attempt_) {
+    due = std::min(due, beat_ns_ + limits::kStageBeatMs * kMs);
+    if (result_ns_ > 0) due = std::min(due, result_ns_ + kResultMs * kMs);
+    if (auto at = calls_.beat_due_ns()) due = std::min(due, *at);
+  }
+  return std::max(due, now + kMs);
+}
+
+int HostLoop::run() {
+  send_hello();
+  for (;;) {
+    int64_t now = monotonic_ns();
+    flush(now);
+    auto readable = bus::wait_any({}, {&dealer_}, {wake_.get()}, Deadline::at_ns(next_due(now)));
+    uint64_t count = 0;
+    (void)!::read(wake_.get(), &count, sizeof count);
+    for (auto payload = dealer_.try_recv(); payload.ok(); payload = dealer_.try_recv()) receive(*payload);
+    if (acknowledged_) break;
+    now = monotonic_ns();
+    const int64_t quiet_ns = now - std::max(heard_ns_, started_ns_);
+    if (!has_attempt_ && now - started_ns_ > options_.idle_limit_ms * kMs) return kExitNoAttempt;
+    if (!has_attempt_ || quiet_ns <= options_.away_limit_ms * kMs) {
+      away_since_ns_ = 0;
+      continue;
+    }
+    if (away_since_ns_ == 0) {
+      away_since_ns_ = now;
+      BP_LOG(warn, "daemon.away", "stage={} quiet_ms={}", ref_.stage(), quiet_ns / kMs);
+      calls_.cancel(kAwayCancelMs);
+    }
+    // The result, if any, could not be handed over; the next attempt starts from the same effect key.
+    if (now - away_since_ns_ > kAwayCancelMs * kMs) ::_exit(kExitDaemonAway);
+  }
+  if (stage_.joinable()) stage_.join();
+  if (!plugin_.ok()) return kExitPluginLoad;
+  BP_LOG(info, "attempt.ended", "stage={} outcome={}", ref_.stage(),
+         v1::AttemptResult::Outcome_Name(result_.outcome()));
+  return kExitDone;
+}
+
+}  // namespace
+
+int run_host(const HostOptions& options) {
+  auto plugin = load_plugin(options.plugin);
+  if (!plugin.ok()) BP_LOG(error, "plugin.refused", "{}", plugin.error().message);
+  auto context = bus::Context::start();
+  if (!context.ok()) {
+    BP_LOG(error, "bus.failed", "{}", context.error().message);
+    return kExitFailed;
+  }
+  auto dealer = bus::Dealer::dial(**context, bus::DialOptions{options.endpoint, options.host_id, {}, {}, 0});
+  if (!dealer.ok()) {
+    BP_LOG(error, "daemon.unreachable", "endpoint={} why={}", options.endpoint, dealer.error().message);
+    return kExitFailed;
+  }
+  Fd wake(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  HostLoop loop(options, std::move(plugin), **dealer, std::move(wake));
+  return loop.run();
+}
+
+}  // namespace bp::stage_host
