@@ -33,9 +33,9 @@ void fill(v1::ErrorInfo* out, const Error& e) {
 
 class HostLoop {
  public:
-  HostLoop(const HostOptions& options, Result<const bp_stage_v1*> plugin, bus::Dealer& dealer, Fd wake)
-      : options_(options), plugin_(std::move(plugin)), dealer_(dealer), wake_(std::move(wake)),
-        calls_([fd = wake_.get()] { wake(fd); }) {}
+  HostLoop(const HostOptions& options, Result<const bp_stage_v1*> plugin, bus::Dealer& dealer, Fd event)
+      : options_(options), plugin_(std::move(plugin)), dealer_(dealer), wake_(std::move(event)),
+        calls_([this] { wake(wake_.get()); }) {}
 
   int run();
 
@@ -280,15 +280,15 @@ int HostLoop::run() {
 
 int run_host(const HostOptions& options) {
   auto plugin = load_plugin(options.plugin);
-  if (!plugin.ok()) BP_LOG(error, "plugin.refused", "{}", plugin.error().message);
+  if (!plugin.ok()) BP_LOG(err, "plugin.refused", "{}", plugin.error().message);
   auto context = bus::Context::start();
   if (!context.ok()) {
-    BP_LOG(error, "bus.failed", "{}", context.error().message);
+    BP_LOG(err, "bus.failed", "{}", context.error().message);
     return kExitFailed;
   }
   auto dealer = bus::Dealer::dial(**context, bus::DialOptions{options.endpoint, options.host_id, {}, {}, 0});
   if (!dealer.ok()) {
-    BP_LOG(error, "daemon.unreachable", "endpoint={} why={}", options.endpoint, dealer.error().message);
+    BP_LOG(err, "daemon.unreachable", "endpoint={} why={}", options.endpoint, dealer.error().message);
     return kExitFailed;
   }
   Fd wake(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));

@@ -30,13 +30,13 @@ int main(int argc, char** argv) {
   ::signal(SIGPIPE, SIG_IGN);
   bp::log_init("bp-stage-host", log_level, log_file);
   if (!run_dir.empty() && ::chdir(run_dir.c_str()) != 0) {
-    BP_LOG(error, "run_dir.unusable", "path={}", run_dir);
+    BP_LOG(err, "run_dir.unusable", "path={}", run_dir);
     return bp::stage_host::kExitFailed;
   }
   try {
     return bp::stage_host::run_host(options);
   } catch (const std::exception& e) {
-    BP_LOG(error, "host.failed", "{}", e.what());
+    BP_LOG(err, "host.failed", "{}", e.what());
     return bp::stage_host::kExitFailed;
   }
 }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "bp/v1/node.pb.h"
+#include "bp/v1/recipe.pb.h"
 #include "bp/v1/stage.pb.h"
 #include "engine/base/clock.h"
 #include "engine/base/epoch.h"
