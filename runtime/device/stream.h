@@ -23,6 +23,7 @@ class Stream {
   virtual Status wait(Event event, Deadline deadline) = 0;
 };
 
+/// A queue with one thread. Destroyed, it waits for the work under way and drops the rest.
 std::unique_ptr<Stream> make_cpu_stream();
 
 }  // namespace bp::rt

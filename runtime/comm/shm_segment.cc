@@ -1,0 +1,303 @@
+#include "runtime/comm/shm_segment.h"
+
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+
+namespace bp::rt {
+namespace {
+
+constexpr uint64_t kMagic = 0x4250'434f'4d4d'3031;  // "BPCOMM01"
+constexpr size_t kPage = 4096;
+
+struct SegmentHeader {
+  std::atomic<uint64_t> magic;       // 0: nobody was here; 1: being written; kMagic
+  uint64_t size_bytes;
+  uint64_t incarnation, counter;     // epoch
+  uint64_t ranks, ring_bytes;
+};
+static_assert(sizeof(SegmentHeader) <= kPage);
+
+enum SlotState : uint32_t { kEmpty = 0, kTaking = 1, kAttached = 2, kLeft = 3 };
+
+// Not FUTEX_PRIVATE: the waiters are other processes.
+void futex_wait(std::atomic<uint32_t>* word, uint32_t expected, int64_t wait_ns) {
+  timespec ts{wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};
+  ::syscall(SYS_futex, word, FUTEX_WAIT, expected, &ts, nullptr, 0);
+}
+void futex_wake(std::atomic<uint32_t>* word) {
+  ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+}  // namespace
+
+struct alignas(128) ShmSegment::RankSlot {
+  std::atomic<uint32_t> state;       // SlotState
+  std::atomic<uint32_t> bell;        // futex word
+  std::atomic<uint32_t> sleeping;
+  int32_t pid;                       // written before state becomes kAttached
+  uint64_t start_ticks;
+};
+
+struct alignas(128) ShmSegment::RingControl {
+  std::atomic<uint64_t> written;     // bytes ever put in, by the writer
+  alignas(64) std::atomic<uint64_t> taken;  // bytes ever taken out, by the reader
+};
+
+namespace {
+
+size_t rings_offset(uint32_t ranks) {
+  size_t n = kPage + size_t{128} * ranks + size_t{128} * ranks * ranks;
+  return (n + kPage - 1) / kPage * kPage;
+}
+
+}  // namespace
+
+uint64_t shm_segment_bytes_min(uint32_t ranks) {
+  return rings_offset(ranks) + uint64_t{ranks} * ranks * kRingBytesMin;
+}
+
+ShmSegment::RankSlot& ShmSegment::slot(uint32_t rank) {
+  return reinterpret_cast<RankSlot*>(base_ + kPage)[rank];
+}
+ShmSegment::RingControl& ShmSegment::control(uint32_t from, uint32_t to) {
+  static_assert(sizeof(RankSlot) == 128 && sizeof(RingControl) == 128);
+  auto* controls = reinterpret_cast<RingControl*>(base_ + kPage + size_t{128} * ranks_);
+  return controls[size_t{from} * ranks_ + to];
+}
+std::byte* ShmSegment::ring_data(uint32_t from, uint32_t to) {
+  return base_ + rings_at_ + (size_t{from} * ranks_ + to) * ring_bytes_;
+}
+
+Result<std::shared_ptr<ShmSegment>> ShmSegment::attach(int fd, Epoch epoch, uint32_t rank, uint32_t ranks,
+                                                       const std::vector<uint32_t>& members,
+                                                       Deadline deadline) {
+  BP_CHECK(rank < ranks);
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) return errno_error("size of the comm segment", errno);
+  const auto size = static_cast<uint64_t>(st.st_size);
+  if (size < shm_segment_bytes_min(ranks)) {
+    return Error{ErrorCode::kDoesNotFit,
+                 "the comm segment has " + std::to_string(size) + " bytes; " + std::to_string(ranks) +
+                     " ranks need at least " + std::to_string(shm_segment_bytes_min(ranks)),
+                 {}};
+  }
+  std::shared_ptr<ShmSegment> s(new ShmSegment);
+  s->rank_ = rank;
+  s->ranks_ = ranks;
+  s->rings_at_ = rings_offset(ranks);
+  s->ring_bytes_ = std::min<uint64_t>(
+      std::bit_floor((size - s->rings_at_) / (uint64_t{ranks} * ranks)), kRingBytesMax);
+  void* p = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED) return errno_error("map the comm segment", errno);
+  s->base_ = static_cast<std::byte*>(p);
+  s->size_bytes_ = size;
+  s->peer_pidfds_.resize(ranks);
+  BP_TRY(s->open_header(epoch, deadline));
+  BP_TRY(s->take_slot());
+  BP_TRY(s->wait_for(members, deadline));
+  return s;
+}
+
+// The first to come writes the header; a fresh memfd is all zeroes.
+Status ShmSegment::open_header(Epoch epoch, Deadline deadline) {
+  auto* h = reinterpret_cast<SegmentHeader*>(base_);
+  uint64_t magic = 0;
+  if (h->magic.compare_exchange_strong(magic, 1)) {
+    h->size_bytes = size_bytes_;
+    h->incarnation = epoch.incarnation;
+    h->counter = epoch.counter;
+    h->ranks = ranks_;
+    h->ring_bytes = ring_bytes_;
+    h->magic.store(kMagic, std::memory_order_release);
+    return {};
+  }
+  while ((magic = h->magic.load(std::memory_order_acquire)) == 1) {
+    if (deadline.passed()) {
+      return Error{ErrorCode::kDeadlineExceeded, "the comm segment's header was begun and never finished", {}};
+    }
+    ::usleep(200);
+  }
+  if (magic != kMagic) return Error{ErrorCode::kCorruptData, "the comm segment has no header of ours", {}};
+  Epoch found{h->incarnation, h->counter};
+  if (found != epoch) {
+    return Error{ErrorCode::kStaleEpoch,
+                 "the comm segment belongs to epoch " + found.to_string() + ", this rank to " +
+                     epoch.to_string(),
+                 {}};
+  }
+  if (h->size_bytes != size_bytes_ || h->ranks != ranks_ || h->ring_bytes != ring_bytes_) {
+    return Error{ErrorCode::kCorruptData,
+                 "the comm segment was laid out for " + std::to_string(h->ranks) + " ranks in " +
+                     std::to_string(h->size_bytes) + " bytes, expected " + std::to_string(ranks_) +
+                     " in " + std::to_string(size_bytes_),
+                 {}};
+  }
+  return {};
+}
+
+Status ShmSegment::take_slot() {
+  RankSlot& s = slot(rank_);
+  uint32_t state = kEmpty;
+  if (!s.state.compare_exchange_strong(state, kTaking)) {
+    return Error{ErrorCode::kConflict,
+                 "place " + std::to_string(rank_) + " of the comm segment is taken already (by process " +
+                     std::to_string(s.pid) + "); a new rank needs a new epoch",
+                 {}};
+  }
+  BP_ASSIGN(ProcessId me, process_identity(::getpid()));
+  s.pid = me.pid;
+  s.start_ticks = me.start_ticks;
+  s.state.store(kAttached);
+  attached_ = true;
+  for (uint32_t r = 0; r < ranks_; ++r) ring(r);
+  return {};
+}
+
+Status ShmSegment::wait_for(const std::vector<uint32_t>& members, Deadline deadline) {
+  for (uint32_t r : members) {
+    if (r == rank_) continue;
+    BP_CHECK(r < ranks_);
+    auto there = [&] { return slot(r).state.load() >= kAttached; };
+    while (!there()) {
+      if (deadline.passed()) {
+        return Error{ErrorCode::kDeadlineExceeded,
+                     "waited for rank " + std::to_string(r) + " of the group to attach to the comm segment",
+                     {}};
+      }
+      wait(there, std::min<int64_t>(deadline.left_ms() + 1, 20) * 1'000'000);
+    }
+    const RankSlot& s = slot(r);
+    if (s.pid == ::getpid()) continue;  // ranks as threads
+    auto watch = process_watch({s.pid, s.start_ticks, boot_id()});
+    if (watch.ok()) peer_pidfds_[r] = std::move(*watch);
+    else slot(r).state.store(kLeft);    // it is gone already; whoever waits for it finds out
+  }
+  return {};
+}
+
+ShmSegment::~ShmSegment() {
+  if (!base_) return;
+  if (attached_) {
+    slot(rank_).state.store(kLeft);
+    for (uint32_t r = 0; r < ranks_; ++r) ring(r);
+  }
+  ::munmap(base_, size_bytes_);
+}
+
+void ShmSegment::ring(uint32_t rank) {
+  RankSlot& s = slot(rank);
+  // All stores and loads of this handshake are seq_cst: either we see `sleeping`, or the sleeper sees
+  // what we moved before ringing.
+  if (s.sleeping.load() == 0) return;
+  s.bell.fetch_add(1, std::memory_order_release);
+  futex_wake(&s.bell);
+}
+
+void ShmSegment::wait(const std::function<bool()>& ready, int64_t wait_ns) {
+  RankSlot& s = slot(rank_);
+  uint32_t bell = s.bell.load(std::memory_order_acquire);
+  s.sleeping.store(1);
+  if (!ready() && wait_ns > 0) futex_wait(&s.bell, bell, wait_ns);
+  s.sleeping.store(0);
+}
+
+Status ShmSegment::check_peer(uint32_t peer, const std::string& label) {
+  if (slot(peer).state.load() == kLeft) {
+    return Error{ErrorCode::kPeerLost, label + " has left the group", {}};
+  }
+  if (!peer_pidfds_[peer]) return {};
+  pollfd p{peer_pidfds_[peer].get(), POLLIN, 0};
+  if (::poll(&p, 1, 0) > 0) {
+    return Error{ErrorCode::kPeerLost, label + " (process " + std::to_string(slot(peer).pid) + ") has ended", {}};
+  }
+  return {};
+}
+
+namespace {
+
+class ShmLink final : public Link {
+ public:
+  ShmLink(ShmSegment& segment, ShmSegment::RingControl& out, std::byte* out_data,
+          ShmSegment::RingControl& in, const std::byte* in_data, uint32_t peer, std::string label)
+      : segment_(segment), out_(out), out_data_(out_data), in_(in), in_data_(in_data), peer_(peer),
+        label_(std::move(label)), mask_(segment.ring_bytes() - 1) {}
+
+  Result<size_t> try_write(std::span<const std::byte> data, bool more) override;
+  Result<bool> try_flush() override {
+    if (unrung_) segment_.ring(peer_);
+    unrung_ = false;
+    return true;
+  }
+  Result<size_t> try_read(std::span<std::byte> data) override;
+  Status check_peer() override { return segment_.check_peer(peer_, label_); }
+
+ private:
+  Error corrupt() const {
+    return {ErrorCode::kProtocol, label_ + " moved its ring beyond its end", {}};
+  }
+  ShmSegment& segment_;
+  ShmSegment::RingControl& out_;
+  std::byte* out_data_;
+  ShmSegment::RingControl& in_;
+  const std::byte* in_data_;
+  uint32_t peer_;
+  std::string label_;
+  size_t mask_;
+  uint64_t written_ = 0, taken_ = 0;  // ours; the other two are read from the segment
+  bool unrung_ = false;
+};
+
+Result<size_t> ShmLink::try_write(std::span<const std::byte> data, bool more) {
+  const size_t capacity = mask_ + 1;
+  uint64_t used = written_ - out_.taken.load();
+  if (used > capacity) return corrupt();
+  const size_t n = std::min(data.size(), capacity - static_cast<size_t>(used));
+  if (n == 0) {
+    if (unrung_) BP_TRY(try_flush());
+    return size_t{0};
+  }
+  const size_t at = written_ & mask_;
+  const size_t first = std::min(n, capacity - at);
+  std::memcpy(out_data_ + at, data.data(), first);
+  std::memcpy(out_data_, data.data() + first, n - first);
+  written_ += n;
+  out_.written.store(written_);
+  unrung_ = true;
+  if (!more) BP_TRY(try_flush());
+  return n;
+}
+
+Result<size_t> ShmLink::try_read(std::span<std::byte> data) {
+  const size_t capacity = mask_ + 1;
+  uint64_t there = in_.written.load() - taken_;
+  if (there > capacity) return corrupt();
+  const size_t n = std::min(data.size(), static_cast<size_t>(there));
+  if (n == 0) return size_t{0};
+  const size_t at = taken_ & mask_;
+  const size_t first = std::min(n, capacity - at);
+  std::memcpy(data.data(), in_data_ + at, first);
+  std::memcpy(data.data() + first, in_data_, n - first);
+  taken_ += n;
+  in_.taken.store(taken_);
+  segment_.ring(peer_);
+  return n;
+}
+
+}  // namespace
+
+std::unique_ptr<Link> ShmSegment::link(uint32_t peer, std::string label) {
+  BP_CHECK(peer < ranks_ && peer != rank_);
+  return std::make_unique<ShmLink>(*this, control(rank_, peer), ring_data(rank_, peer),
+                                   control(peer, rank_), ring_data(peer, rank_), peer, std::move(label));
+}
+
+}  // namespace bp::rt
