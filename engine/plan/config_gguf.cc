@@ -11,7 +11,8 @@ namespace bp::plan {
 namespace {
 
 Error corrupt(const std::string& key, const std::string& found, const std::string& expected) {
-  return Error{ErrorCode::kCorruptData, fmt::format("GGUF key {}: found {}, expected {}", key, found, expected),
+  return Error{ErrorCode::kCorruptData,
+               fmt::format("GGUF key {}: found {}, expected {}", key, found, expected),
                {}};
 }
 
@@ -30,9 +31,12 @@ class Keys {
     auto it = meta_.find(key);
     if (it == meta_.end()) return corrupt(key, "none", "a number");
     uint64_t v = 0;
-    if (auto* u = std::get_if<uint64_t>(&it->second)) v = *u;
-    else if (auto* i = std::get_if<int64_t>(&it->second); i && *i >= 0) v = static_cast<uint64_t>(*i);
-    else return corrupt(key, "something else", "an unsigned number");
+    if (auto* u = std::get_if<uint64_t>(&it->second))
+      v = *u;
+    else if (auto* i = std::get_if<int64_t>(&it->second); i && *i >= 0)
+      v = static_cast<uint64_t>(*i);
+    else
+      return corrupt(key, "something else", "an unsigned number");
     if (v > max) return corrupt(key, std::to_string(v), fmt::format("at most {}", max));
     return v;
   }
@@ -44,7 +48,8 @@ class Keys {
     auto it = meta_.find(key);
     if (it == meta_.end()) return otherwise;
     auto* d = std::get_if<double>(&it->second);
-    if (!d || !std::isfinite(*d) || *d <= 0) return corrupt(key, "something else", "a positive number");
+    if (!d || !std::isfinite(*d) || *d <= 0)
+      return corrupt(key, "something else", "a positive number");
     return *d;
   }
   std::string text_or(const std::string& key, const std::string& otherwise) const {
@@ -54,7 +59,8 @@ class Keys {
   }
   size_t texts(const std::string& key) const {
     auto it = meta_.find(key);
-    const auto* v = it == meta_.end() ? nullptr : std::get_if<std::vector<std::string>>(&it->second);
+    const auto* v =
+        it == meta_.end() ? nullptr : std::get_if<std::vector<std::string>>(&it->second);
     return v ? v->size() : 0;
   }
 
@@ -74,12 +80,14 @@ Status read_shape(const Keys& keys, const GgufHeader& header, ModelShape& s) {
   BP_ASSIGN(s.hidden, keys.number("llama.embedding_length", limits::kModelWidthMax));
   BP_ASSIGN(s.intermediate, keys.number("llama.feed_forward_length", limits::kModelWidthMax));
   BP_ASSIGN(s.heads, keys.number("llama.attention.head_count", limits::kModelHeadsMax));
-  BP_ASSIGN(s.kv_heads, keys.number_or("llama.attention.head_count_kv", limits::kModelHeadsMax, s.heads));
+  BP_ASSIGN(s.kv_heads,
+            keys.number_or("llama.attention.head_count_kv", limits::kModelHeadsMax, s.heads));
   if (s.layers == 0 || s.hidden == 0 || s.intermediate == 0 || s.heads == 0 || s.kv_heads == 0) {
     return corrupt("llama.*", "a size of 0", "sizes of at least 1");
   }
   if (s.heads % s.kv_heads != 0) {
-    return corrupt("llama.attention.head_count", fmt::format("{} with {} KV heads", s.heads, s.kv_heads),
+    return corrupt("llama.attention.head_count",
+                   fmt::format("{} with {} KV heads", s.heads, s.kv_heads),
                    "a multiple of the KV heads");
   }
   if (!keys.has("llama.attention.key_length") && s.hidden % s.heads != 0) {
@@ -94,7 +102,8 @@ Status read_shape(const Keys& keys, const GgufHeader& header, ModelShape& s) {
   for (const char* key : {"llama.attention.value_length", "llama.rope.dimension_count"}) {
     BP_ASSIGN(const uint64_t n, keys.number_or(key, limits::kModelHeadDimMax, s.head_dim));
     if (n != s.head_dim) {
-      return unsupported(fmt::format("GGUF key {}: found {}, expected the head dimension {}", key, n, s.head_dim));
+      return unsupported(
+          fmt::format("GGUF key {}: found {}, expected the head dimension {}", key, n, s.head_dim));
     }
   }
   const size_t tokens = keys.texts("tokenizer.ggml.tokens");
@@ -103,7 +112,8 @@ Status read_shape(const Keys& keys, const GgufHeader& header, ModelShape& s) {
     return corrupt("llama.vocab_size", fmt::format("{} with {} tokens", s.vocab, tokens),
                    "at least the number of tokens");
   }
-  s.tied_embedding = find_tensor(header, llama_tensor_name(FileFormat::kGguf, LlamaRole::kLmHead)) == nullptr;
+  s.tied_embedding =
+      find_tensor(header, llama_tensor_name(FileFormat::kGguf, LlamaRole::kLmHead)) == nullptr;
   return {};
 }
 
@@ -113,22 +123,26 @@ Status read_rope(const Keys& keys, const GgufHeader& header, ModelConfig& c) {
   if (const TensorInfo* t = find_tensor(header, "rope_freqs.weight")) {
     const std::vector<uint64_t> expected = {c.shape.head_dim / 2};
     if (t->shape != expected || t->type != WeightType::kF32) {
-      return Error{ErrorCode::kCorruptData,
-                   fmt::format("GGUF tensor rope_freqs.weight: found another form, expected {} F32 values",
-                               expected[0]), {}};
+      return Error{
+          ErrorCode::kCorruptData,
+          fmt::format("GGUF tensor rope_freqs.weight: found another form, expected {} F32 values",
+                      expected[0]),
+          {}};
     }
     c.rope_scaling.type = "tensor";
     return {};
   }
   const std::string type = keys.text_or("llama.rope.scaling.type", "none");
   if (type != "none" && type != "linear") {
-    return unsupported(fmt::format("GGUF key llama.rope.scaling.type: found {}, expected none or linear",
-                                   type.substr(0, 32)));
+    return unsupported(fmt::format(
+        "GGUF key llama.rope.scaling.type: found {}, expected none or linear", type.substr(0, 32)));
   }
   BP_ASSIGN(const double legacy, keys.real_or("llama.rope.scale_linear", 1.0));
   BP_ASSIGN(c.rope_scaling.factor, keys.real_or("llama.rope.scaling.factor", legacy));
-  if (c.rope_scaling.factor != 1.0 && (type == "linear" || legacy != 1.0)) c.rope_scaling.type = "linear";
-  else c.rope_scaling.factor = 1.0;
+  if (c.rope_scaling.factor != 1.0 && (type == "linear" || legacy != 1.0))
+    c.rope_scaling.type = "linear";
+  else
+    c.rope_scaling.factor = 1.0;
   return {};
 }
 
@@ -141,7 +155,8 @@ Status read_special_tokens(const Keys& keys, ModelConfig& c) {
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
     if (!keys.has(key)) continue;
     BP_ASSIGN(const uint64_t id, keys.number(key, last));
-    if (c.eos_tokens.empty() || c.eos_tokens[0] != id) c.eos_tokens.push_back(static_cast<uint32_t>(id));
+    if (c.eos_tokens.empty() || c.eos_tokens[0] != id)
+      c.eos_tokens.push_back(static_cast<uint32_t>(id));
   }
   return {};
 }
@@ -157,10 +172,12 @@ Result<ModelConfig> config_from_gguf(const GgufHeader& header) {
                                    c.architecture.empty() ? "none" : c.architecture.substr(0, 64)));
   }
   BP_ASSIGN(const uint64_t experts, keys.number_or("llama.expert_count", UINT32_MAX, 0));
-  if (experts > 0) return unsupported(fmt::format("GGUF key llama.expert_count: found {}, expected 0", experts));
+  if (experts > 0)
+    return unsupported(fmt::format("GGUF key llama.expert_count: found {}, expected 0", experts));
   BP_ASSIGN(const uint64_t splits, keys.number_or("split.count", UINT32_MAX, 1));
   if (splits > 1) {
-    return Error{ErrorCode::kUnsupported, fmt::format("GGUF key split.count: found {}, expected one file", splits),
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("GGUF key split.count: found {}, expected one file", splits),
                  "Merge the parts with `llama-gguf-split --merge`"};
   }
   BP_TRY(read_shape(keys, header, c.shape));

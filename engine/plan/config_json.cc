@@ -1,8 +1,8 @@
 // ModelConfig from config.json. Keys and defaults: transformers' LlamaConfig.
 #include <fmt/format.h>
 
-#include <boost/json.hpp>
 #include <algorithm>
+#include <boost/json.hpp>
 #include <cmath>
 
 #include "engine/base/limits.h"
@@ -15,12 +15,14 @@ namespace {
 namespace json = boost::json;
 
 Error corrupt(std::string_view key, const std::string& found, const std::string& expected) {
-  return Error{ErrorCode::kCorruptData, fmt::format("config.json {}: found {}, expected {}", key, found, expected),
+  return Error{ErrorCode::kCorruptData,
+               fmt::format("config.json {}: found {}, expected {}", key, found, expected),
                {}};
 }
 
 Error unsupported(std::string_view key, const std::string& found, const std::string& expected) {
-  return Error{ErrorCode::kUnsupported, fmt::format("config.json {}: found {}, expected {}", key, found, expected),
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("config.json {}: found {}, expected {}", key, found, expected),
                "Use a plain Llama model"};
 }
 
@@ -39,7 +41,8 @@ Result<uint32_t> number(const json::object& o, std::string_view key, uint32_t ma
   return static_cast<uint32_t>(n);
 }
 
-Result<uint32_t> number_or(const json::object& o, std::string_view key, uint32_t max, uint32_t otherwise) {
+Result<uint32_t> number_or(const json::object& o, std::string_view key, uint32_t max,
+                           uint32_t otherwise) {
   if (!find(o, key)) return otherwise;
   return number(o, key, max);
 }
@@ -57,12 +60,15 @@ bool is_true(const json::object& o, std::string_view key) {
   return v && v->is_bool() && v->get_bool();
 }
 
-Status read_ids(const json::object& o, std::string_view key, uint32_t vocab, std::vector<uint32_t>& ids) {
+Status read_ids(const json::object& o, std::string_view key, uint32_t vocab,
+                std::vector<uint32_t>& ids) {
   const json::value* v = find(o, key);
   if (!v) return {};
   json::array list;
-  if (v->is_array()) list = v->get_array();
-  else list.push_back(*v);
+  if (v->is_array())
+    list = v->get_array();
+  else
+    list.push_back(*v);
   if (list.size() > 64) return corrupt(key, fmt::format("{} ids", list.size()), "at most 64");
   for (const json::value& id : list) {
     if (!id.is_int64() || id.get_int64() < 0 || id.get_int64() >= int64_t{vocab}) {
@@ -84,7 +90,10 @@ Status check_architecture(const json::object& o) {
     llama = type && *type == "llama";
   }
   if (!llama) {
-    return unsupported("architectures", list ? short_text(*list) : type ? short_text(*type) : "none",
+    return unsupported("architectures",
+                       list   ? short_text(*list)
+                       : type ? short_text(*type)
+                              : "none",
                        "LlamaForCausalLM");
   }
   for (const char* key : {"attention_bias", "mlp_bias"}) {
@@ -92,7 +101,8 @@ Status check_architecture(const json::object& o) {
   }
   const json::value* act = find(o, "hidden_act");
   if (act && *act != "silu") return unsupported("hidden_act", short_text(*act), "silu");
-  if (find(o, "quantization_config")) return unsupported("quantization_config", "one", "plain weights");
+  if (find(o, "quantization_config"))
+    return unsupported("quantization_config", "one", "plain weights");
   return {};
 }
 
@@ -153,14 +163,16 @@ Result<json::object> parse_object(std::string_view text, const char* file) {
   auto v = parse_json_text(text, limits::kModelJsonBytes);
   if (!v.ok()) return std::move(v).error().with_context(file);
   if (!v->is_object()) {
-    return Error{ErrorCode::kCorruptData, fmt::format("{}: found no JSON object, expected one", file), {}};
+    return Error{
+        ErrorCode::kCorruptData, fmt::format("{}: found no JSON object, expected one", file), {}};
   }
   return std::move(v->get_object());
 }
 
 }  // namespace
 
-Result<ModelConfig> config_from_json(std::string_view config_json, std::string_view generation_config_json) {
+Result<ModelConfig> config_from_json(std::string_view config_json,
+                                     std::string_view generation_config_json) {
   BP_ASSIGN(const json::object o, parse_object(config_json, "config.json"));
   BP_TRY(check_architecture(o));
   ModelConfig c;

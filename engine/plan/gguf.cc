@@ -19,14 +19,17 @@ constexpr uint64_t kLargestPiece = 8 << 20;
 
 Error corrupt(const std::string& where, const std::string& found, const std::string& expected) {
   return Error{ErrorCode::kCorruptData,
-               fmt::format("GGUF {}: found {}, expected {}", where, found, expected), {}};
+               fmt::format("GGUF {}: found {}, expected {}", where, found, expected),
+               {}};
 }
 
 /// Reads little-endian values in order, fetching the file in growing pieces.
 class Cursor {
  public:
   Cursor(const ReadAt& read_at, uint64_t file_bytes)
-      : read_at_(read_at), end_(std::min(file_bytes, limits::kModelHeaderBytes)), file_bytes_(file_bytes) {}
+      : read_at_(read_at),
+        end_(std::min(file_bytes, limits::kModelHeaderBytes)),
+        file_bytes_(file_bytes) {}
 
   uint64_t position() const { return start_ + used_; }
   uint64_t left() const { return end_ - position(); }
@@ -44,7 +47,8 @@ class Cursor {
   Result<std::string> text(const std::string& where, uint64_t max_bytes) {
     BP_ASSIGN(const uint64_t size, number<uint64_t>(where));
     if (size > max_bytes) {
-      return corrupt(where, fmt::format("a string of {} bytes", size), fmt::format("at most {}", max_bytes));
+      return corrupt(where, fmt::format("a string of {} bytes", size),
+                     fmt::format("at most {}", max_bytes));
     }
     BP_TRY(need(size, where));
     std::string s = piece_.substr(used_, size);
@@ -58,8 +62,10 @@ class Cursor {
     if (have >= size) return {};
     if (size > left()) {
       if (end_ < file_bytes_) {
-        return Error{ErrorCode::kTooLarge, fmt::format("GGUF {}: found a header beyond {} bytes, expected less",
-                                                       where, end_), {}};
+        return Error{
+            ErrorCode::kTooLarge,
+            fmt::format("GGUF {}: found a header beyond {} bytes, expected less", where, end_),
+            {}};
       }
       return corrupt(where, fmt::format("the end of the file at {}", end_),
                      fmt::format("{} more bytes", size - left()));
@@ -68,7 +74,8 @@ class Cursor {
     const uint64_t want = std::min(std::max(size - have, next_piece_), end_ - at);
     BP_ASSIGN(std::string more, read_at_(at, want));
     if (more.size() != want) {
-      return corrupt(where, fmt::format("{} bytes at {}", more.size(), at), fmt::format("{}", want));
+      return corrupt(where, fmt::format("{} bytes at {}", more.size(), at),
+                     fmt::format("{}", want));
     }
     start_ += used_;
     piece_.erase(0, used_);
@@ -87,7 +94,19 @@ class Cursor {
 };
 
 enum ValueType : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kFloat32, kBool, kString, kArray, kU64, kI64, kFloat64
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kFloat64
 };
 
 template <class Wide, class T>
@@ -98,16 +117,26 @@ Result<MetaValue> wide_number(Cursor& in, const std::string& where) {
 
 Result<MetaValue> read_scalar(Cursor& in, uint32_t type, const std::string& where) {
   switch (type) {
-    case kU8: return wide_number<uint64_t, uint8_t>(in, where);
-    case kI8: return wide_number<int64_t, int8_t>(in, where);
-    case kU16: return wide_number<uint64_t, uint16_t>(in, where);
-    case kI16: return wide_number<int64_t, int16_t>(in, where);
-    case kU32: return wide_number<uint64_t, uint32_t>(in, where);
-    case kI32: return wide_number<int64_t, int32_t>(in, where);
-    case kU64: return wide_number<uint64_t, uint64_t>(in, where);
-    case kI64: return wide_number<int64_t, int64_t>(in, where);
-    case kFloat32: return wide_number<double, float>(in, where);
-    case kFloat64: return wide_number<double, double>(in, where);
+    case kU8:
+      return wide_number<uint64_t, uint8_t>(in, where);
+    case kI8:
+      return wide_number<int64_t, int8_t>(in, where);
+    case kU16:
+      return wide_number<uint64_t, uint16_t>(in, where);
+    case kI16:
+      return wide_number<int64_t, int16_t>(in, where);
+    case kU32:
+      return wide_number<uint64_t, uint32_t>(in, where);
+    case kI32:
+      return wide_number<int64_t, int32_t>(in, where);
+    case kU64:
+      return wide_number<uint64_t, uint64_t>(in, where);
+    case kI64:
+      return wide_number<int64_t, int64_t>(in, where);
+    case kFloat32:
+      return wide_number<double, float>(in, where);
+    case kFloat64:
+      return wide_number<double, double>(in, where);
     case kBool: {
       BP_ASSIGN(const uint8_t v, in.number<uint8_t>(where));
       if (v > 1) return corrupt(where, fmt::format("the truth value {}", v), "0 or 1");
@@ -117,17 +146,28 @@ Result<MetaValue> read_scalar(Cursor& in, uint32_t type, const std::string& wher
       BP_ASSIGN(std::string s, in.text(where, limits::kModelHeaderBytes));
       return MetaValue{std::move(s)};
     }
-    default: return corrupt(where, fmt::format("value type {}", type), "0 to 12");
+    default:
+      return corrupt(where, fmt::format("value type {}", type), "0 to 12");
   }
 }
 
-/// Smallest size of an element in the file: a count that cannot lie in the rest of it is refused early.
+/// Smallest size of an element in the file: a count that cannot lie in the rest of it is refused
+/// early.
 uint64_t least_bytes(uint32_t type) {
   switch (type) {
-    case kU8: case kI8: case kBool: return 1;
-    case kU16: case kI16: return 2;
-    case kU32: case kI32: case kFloat32: return 4;
-    default: return 8;
+    case kU8:
+    case kI8:
+    case kBool:
+      return 1;
+    case kU16:
+    case kI16:
+      return 2;
+    case kU32:
+    case kI32:
+    case kFloat32:
+      return 4;
+    default:
+      return 8;
   }
 }
 
@@ -135,11 +175,13 @@ Result<MetaValue> read_array(Cursor& in, const std::string& where, uint64_t& ele
   BP_ASSIGN(const uint32_t type, in.number<uint32_t>(where));
   BP_ASSIGN(const uint64_t count, in.number<uint64_t>(where));
   if (type > kFloat64 || type == kArray) {
-    return corrupt(where, fmt::format("an array of value type {}", type), "one of numbers, bools or strings");
+    return corrupt(where, fmt::format("an array of value type {}", type),
+                   "one of numbers, bools or strings");
   }
   if (count > elements_left || count > in.left() / least_bytes(type)) {
-    return corrupt(where, fmt::format("an array of {} elements", count),
-                   fmt::format("at most {}", std::min(elements_left, in.left() / least_bytes(type))));
+    return corrupt(
+        where, fmt::format("an array of {} elements", count),
+        fmt::format("at most {}", std::min(elements_left, in.left() / least_bytes(type))));
   }
   elements_left -= count;
   std::vector<std::string> texts;
@@ -171,8 +213,8 @@ Status read_metadata(Cursor& in, uint64_t count, GgufHeader& header) {
     BP_ASSIGN(std::string key, in.text(fmt::format("key {}", i), limits::kNameBytes));
     const std::string where = "key " + key;
     BP_ASSIGN(const uint32_t type, in.number<uint32_t>(where));
-    BP_ASSIGN(MetaValue value, type == kArray ? read_array(in, where, elements_left)
-                                              : read_scalar(in, type, where));
+    BP_ASSIGN(MetaValue value,
+              type == kArray ? read_array(in, where, elements_left) : read_scalar(in, type, where));
     if (!header.meta.emplace(std::move(key), std::move(value)).second) {
       return corrupt(where, "it twice", "every key once");
     }
@@ -182,21 +224,28 @@ Status read_metadata(Cursor& in, uint64_t count, GgufHeader& header) {
 
 Result<WeightType> weight_type_of(uint32_t type, const std::string& where) {
   switch (type) {
-    case 0: return WeightType::kF32;
-    case 1: return WeightType::kF16;
-    case 2: return WeightType::kQ4_0;
-    case 3: return WeightType::kQ4_1;
-    case 8: return WeightType::kQ8_0;
-    case 30: return WeightType::kBF16;
+    case 0:
+      return WeightType::kF32;
+    case 1:
+      return WeightType::kF16;
+    case 2:
+      return WeightType::kQ4_0;
+    case 3:
+      return WeightType::kQ4_1;
+    case 8:
+      return WeightType::kQ8_0;
+    case 30:
+      return WeightType::kBF16;
   }
-  static constexpr const char* kOthers[] = {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, "Q5_0",
-                                            "Q5_1", nullptr, "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
-                                            "Q6_K", "Q8_K"};
+  static constexpr const char* kOthers[] = {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                                            "Q5_0",  "Q5_1",  nullptr, "Q8_1",  "Q2_K",  "Q3_K",
+                                            "Q4_K",  "Q5_K",  "Q6_K",  "Q8_K"};
   const char* name = type < std::size(kOthers) ? kOthers[type] : nullptr;
-  return Error{ErrorCode::kUnsupported,
-               fmt::format("GGUF {}: found type {}{}{}, expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1", where,
-                           type, name ? " " : "", name ? name : ""),
-               "Convert the file to one of the listed types"};
+  return Error{
+      ErrorCode::kUnsupported,
+      fmt::format("GGUF {}: found type {}{}{}, expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1",
+                  where, type, name ? " " : "", name ? name : ""),
+      "Convert the file to one of the listed types"};
 }
 
 Result<TensorInfo> read_tensor(Cursor& in, uint64_t index) {
@@ -233,9 +282,11 @@ Status place_tensors(GgufHeader& header, uint64_t header_end, uint64_t file_byte
   BP_ASSIGN(const uint64_t alignment, alignment_of(header));
   header.data_start = (header_end + alignment - 1) / alignment * alignment;
   if (header.data_start > file_bytes) {
-    if (header.tensors.empty()) header.data_start = file_bytes;
-    else return corrupt("data", fmt::format("a file of {} bytes", file_bytes),
-                        fmt::format("data from byte {} on", header.data_start));
+    if (header.tensors.empty())
+      header.data_start = file_bytes;
+    else
+      return corrupt("data", fmt::format("a file of {} bytes", file_bytes),
+                     fmt::format("data from byte {} on", header.data_start));
   }
   for (TensorInfo& t : header.tensors) {
     if (t.offset % alignment != 0) {
@@ -244,7 +295,8 @@ Status place_tensors(GgufHeader& header, uint64_t header_end, uint64_t file_byte
     }
     if (t.offset > file_bytes - header.data_start) {
       return corrupt("tensor " + t.name, fmt::format("offset {}", t.offset),
-                     fmt::format("at most {} in a file of {} bytes", file_bytes - header.data_start, file_bytes));
+                     fmt::format("at most {} in a file of {} bytes", file_bytes - header.data_start,
+                                 file_bytes));
     }
     t.offset += header.data_start;
   }
@@ -257,15 +309,19 @@ Result<GgufHeader> parse_gguf(const ReadAt& read_at, uint64_t file_bytes) {
   Cursor in(read_at, file_bytes);
   GgufHeader header;
   BP_ASSIGN(const uint32_t magic, in.number<uint32_t>("magic"));
-  if (magic != 0x46554747) return corrupt("magic", fmt::format("{:#010x}", magic), "0x46554747 (\"GGUF\")");
+  if (magic != 0x46554747)
+    return corrupt("magic", fmt::format("{:#010x}", magic), "0x46554747 (\"GGUF\")");
   BP_ASSIGN(header.version, in.number<uint32_t>("version"));
   if (header.version != 2 && header.version != 3) {
-    return Error{ErrorCode::kUnsupported,
-                 fmt::format("GGUF version: found {}, expected 2 or 3 (little-endian)", header.version), {}};
+    return Error{
+        ErrorCode::kUnsupported,
+        fmt::format("GGUF version: found {}, expected 2 or 3 (little-endian)", header.version),
+        {}};
   }
   BP_ASSIGN(const uint64_t tensors, in.number<uint64_t>("tensor count"));
   if (tensors > limits::kTensorsMax) {
-    return corrupt("tensor count", std::to_string(tensors), fmt::format("at most {}", limits::kTensorsMax));
+    return corrupt("tensor count", std::to_string(tensors),
+                   fmt::format("at most {}", limits::kTensorsMax));
   }
   BP_ASSIGN(const uint64_t entries, in.number<uint64_t>("metadata count"));
   if (entries > limits::kMetadataEntriesMax) {

@@ -24,11 +24,26 @@ class DuplicateFinder {
 
   bool on_document_begin(error_code&) { return true; }
   bool on_document_end(error_code&) { return true; }
-  bool on_object_begin(error_code&) { levels_.push_back({false, {}, {}, 0}); return true; }
-  bool on_object_end(size_t, error_code&) { levels_.pop_back(); return value_done(); }
-  bool on_array_begin(error_code&) { levels_.push_back({true, {}, {}, 0}); return true; }
-  bool on_array_end(size_t, error_code&) { levels_.pop_back(); return value_done(); }
-  bool on_key_part(json::string_view s, size_t, error_code&) { key_.append(s.data(), s.size()); return true; }
+  bool on_object_begin(error_code&) {
+    levels_.push_back({false, {}, {}, 0});
+    return true;
+  }
+  bool on_object_end(size_t, error_code&) {
+    levels_.pop_back();
+    return value_done();
+  }
+  bool on_array_begin(error_code&) {
+    levels_.push_back({true, {}, {}, 0});
+    return true;
+  }
+  bool on_array_end(size_t, error_code&) {
+    levels_.pop_back();
+    return value_done();
+  }
+  bool on_key_part(json::string_view s, size_t, error_code&) {
+    key_.append(s.data(), s.size());
+    return true;
+  }
   bool on_key(json::string_view s, size_t, error_code&) {
     key_.append(s.data(), s.size());
     Level& level = levels_.back();
@@ -102,8 +117,9 @@ std::vector<DuplicateKey> find_duplicates(std::string_view text) {
 Result<json::value> parse_json_text(std::string_view text, size_t max_bytes,
                                     std::vector<DuplicateKey>* duplicates) {
   if (text.size() > max_bytes) {
-    return Error{ErrorCode::kTooLarge, fmt::format("found {} bytes of JSON, expected at most {}", text.size(),
-                                                   max_bytes), {}};
+    return Error{ErrorCode::kTooLarge,
+                 fmt::format("found {} bytes of JSON, expected at most {}", text.size(), max_bytes),
+                 {}};
   }
   json::stream_parser parser({}, bounded_options());
   error_code ec;
@@ -115,13 +131,15 @@ Result<json::value> parse_json_text(std::string_view text, size_t max_bytes,
     return Error{ErrorCode::kCorruptData,
                  fmt::format("not valid JSON at {}: {}", position_text(text, used),
                              too_deep ? fmt::format("nested deeper than {}", limits::kJsonDepth)
-                                      : ec.message()), {}};
+                                      : ec.message()),
+                 {}};
   }
   std::vector<DuplicateKey> found = find_duplicates(text);
   if (duplicates) {
     *duplicates = std::move(found);
   } else if (!found.empty()) {
-    return Error{ErrorCode::kCorruptData, fmt::format("{}: found twice, expected once", found[0].path), {}};
+    return Error{
+        ErrorCode::kCorruptData, fmt::format("{}: found twice, expected once", found[0].path), {}};
   }
   return parser.release();
 }

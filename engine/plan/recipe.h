@@ -23,6 +23,11 @@ struct ParsedRecipe {
 /// unreadable JSON is one problem with path "$" naming line and column.
 ParsedRecipe parse_recipe(std::string_view json);
 
+/// The recipe's text with the `par` of each of its input_object_storage entries replaced: `pars[i]` for
+/// entry i, or the only one given for all. How a client fills in what must not stand in a file or argv.
+/// kInvalidRecipe: not JSON, or no entries; kInvalidArgument: neither one PAR nor one for each entry.
+Result<std::string> fill_pars(std::string_view json, const std::vector<Secret>& pars);
+
 /// One line per problem: "$.path: found F, expected E; remedy".
 std::string format_problems(const std::vector<v1::Problem>& problems);
 

@@ -1,4 +1,5 @@
-// safetensors. Format: https://huggingface.co/docs/safetensors (u64 length, JSON header, data without gaps).
+// safetensors. Format: https://huggingface.co/docs/safetensors (u64 length, JSON header, data
+// without gaps).
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
@@ -17,13 +18,17 @@ namespace json = boost::json;
 
 Error corrupt(const std::string& where, const std::string& found, const std::string& expected) {
   return Error{ErrorCode::kCorruptData,
-               fmt::format("safetensors {}: found {}, expected {}", where, found, expected), {}};
+               fmt::format("safetensors {}: found {}, expected {}", where, found, expected),
+               {}};
 }
 
 bool as_unsigned(const json::value& v, uint64_t& out) {
-  if (v.is_uint64()) out = v.get_uint64();
-  else if (v.is_int64() && v.get_int64() >= 0) out = static_cast<uint64_t>(v.get_int64());
-  else return false;
+  if (v.is_uint64())
+    out = v.get_uint64();
+  else if (v.is_int64() && v.get_int64() >= 0)
+    out = static_cast<uint64_t>(v.get_int64());
+  else
+    return false;
   return true;
 }
 
@@ -35,7 +40,8 @@ Result<WeightType> weight_type_of(const json::value* dtype, const std::string& w
   if (s == "BF16") return WeightType::kBF16;
   return Error{ErrorCode::kUnsupported,
                fmt::format("safetensors {}: found dtype {}, expected one of F32, F16, BF16", where,
-                           std::string_view(s).substr(0, 32)), {}};
+                           std::string_view(s).substr(0, 32)),
+               {}};
 }
 
 Result<TensorInfo> read_tensor(std::string_view name, const json::value& v, uint64_t data_start,
@@ -53,11 +59,13 @@ Result<TensorInfo> read_tensor(std::string_view name, const json::value& v, uint
   const json::value* shape = o.if_contains("shape");
   if (!shape || !shape->is_array() || shape->get_array().empty() ||
       shape->get_array().size() > size_t{limits::kTensorDimsMax}) {
-    return corrupt(where, "no usable shape", fmt::format("an array of 1 to {} sizes", limits::kTensorDimsMax));
+    return corrupt(where, "no usable shape",
+                   fmt::format("an array of 1 to {} sizes", limits::kTensorDimsMax));
   }
   for (const json::value& d : shape->get_array()) {
     uint64_t n = 0;
-    if (!as_unsigned(d, n)) return corrupt(where, "a shape with something else", "unsigned numbers");
+    if (!as_unsigned(d, n))
+      return corrupt(where, "a shape with something else", "unsigned numbers");
     t.shape.push_back(n);
   }
   BP_TRY(set_tensor_size(t));
@@ -80,7 +88,8 @@ Result<TensorInfo> read_tensor(std::string_view name, const json::value& v, uint
 Result<std::vector<TensorInfo>> parse_safetensors(const ReadAt& read_at, uint64_t file_bytes) {
   if (file_bytes < 10) return corrupt("file", fmt::format("{} bytes", file_bytes), "at least 10");
   BP_ASSIGN(const std::string prefix, read_at(0, 8));
-  if (prefix.size() != 8) return corrupt("file", fmt::format("{} bytes", prefix.size()), "8 at its start");
+  if (prefix.size() != 8)
+    return corrupt("file", fmt::format("{} bytes", prefix.size()), "8 at its start");
   uint64_t header_bytes;
   std::memcpy(&header_bytes, prefix.data(), 8);
   const uint64_t most = std::min(file_bytes - 8, limits::kSafetensorsHeaderBytes);
@@ -113,7 +122,8 @@ Result<std::vector<TensorInfo>> parse_safetensors(const ReadAt& read_at, uint64_
 Result<std::vector<std::string>> safetensors_index_files(std::string_view index_json) {
   auto parsed = parse_json_text(index_json, limits::kSafetensorsHeaderBytes);
   if (!parsed.ok()) return std::move(parsed).error().with_context("model.safetensors.index.json");
-  const json::value* map = parsed->is_object() ? parsed->get_object().if_contains("weight_map") : nullptr;
+  const json::value* map =
+      parsed->is_object() ? parsed->get_object().if_contains("weight_map") : nullptr;
   if (!map || !map->is_object() || map->get_object().empty()) {
     return corrupt("index", "no weight_map", "an object of tensor names and files");
   }
@@ -122,8 +132,8 @@ Result<std::vector<std::string>> safetensors_index_files(std::string_view index_
     const std::string name = file.is_string() ? std::string(file.get_string()) : std::string();
     if (name.empty() || name.size() > limits::kNameBytes || name.find('/') != std::string::npos ||
         name == "." || name == ".." || name.find('\0') != std::string::npos) {
-      return corrupt("index entry " + std::string(tensor).substr(0, limits::kNameBytes), "no plain file name",
-                     "one in the same folder");
+      return corrupt("index entry " + std::string(tensor).substr(0, limits::kNameBytes),
+                     "no plain file name", "one in the same folder");
     }
     files.insert(name);
   }

@@ -23,25 +23,29 @@ Interval deal_units(uint32_t elements, uint32_t unit, uint32_t parts, uint32_t i
 }
 
 Status check_shape(const ModelShape& m) {
-  struct Field { const char* name; uint32_t value, max; };
-  const Field fields[] = {
-      {"layers", m.layers, limits::kModelLayersMax},
-      {"hidden size", m.hidden, limits::kModelWidthMax},
-      {"intermediate size", m.intermediate, limits::kModelWidthMax},
-      {"heads", m.heads, limits::kModelHeadsMax},
-      {"KV heads", m.kv_heads, limits::kModelHeadsMax},
-      {"head dimension", m.head_dim, limits::kModelHeadDimMax},
-      {"vocabulary", m.vocab, limits::kModelWidthMax}};
+  struct Field {
+    const char* name;
+    uint32_t value, max;
+  };
+  const Field fields[] = {{"layers", m.layers, limits::kModelLayersMax},
+                          {"hidden size", m.hidden, limits::kModelWidthMax},
+                          {"intermediate size", m.intermediate, limits::kModelWidthMax},
+                          {"heads", m.heads, limits::kModelHeadsMax},
+                          {"KV heads", m.kv_heads, limits::kModelHeadsMax},
+                          {"head dimension", m.head_dim, limits::kModelHeadDimMax},
+                          {"vocabulary", m.vocab, limits::kModelWidthMax}};
   for (const Field& f : fields) {
     if (f.value < 1 || f.value > f.max) {
       return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("model {}: found {}, expected 1 to {}", f.name, f.value, f.max), {}};
+                   fmt::format("model {}: found {}, expected 1 to {}", f.name, f.value, f.max),
+                   {}};
     }
   }
   if (m.heads % m.kv_heads != 0) {
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("model heads: found {} with {} KV heads, expected a multiple of them",
-                             m.heads, m.kv_heads), {}};
+                             m.heads, m.kv_heads),
+                 {}};
   }
   return {};
 }
@@ -49,21 +53,26 @@ Status check_shape(const ModelShape& m) {
 Status check_layout(const ModelShape& m, uint32_t tp_size, uint32_t pp_size) {
   if (tp_size < 1 || pp_size < 1 || uint64_t{tp_size} * pp_size > limits::kRanksMax) {
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("layout: found TP {} x PP {}, expected 1 to {} ranks", tp_size, pp_size,
-                             limits::kRanksMax), {}};
+                 fmt::format("layout: found TP {} x PP {}, expected 1 to {} ranks", tp_size,
+                             pp_size, limits::kRanksMax),
+                 {}};
   }
   const uint32_t leaves = ceil_div(m.intermediate, kDownLeafColumns);
   const uint32_t chunks = ceil_div(m.vocab, kVocabChunkRows);
   const uint32_t most = std::min({m.heads, leaves, chunks});
   if (tp_size > most) {
-    return Error{ErrorCode::kDoesNotFit,
-                 fmt::format("TP {}: the model has {} Q heads, {} leaves of {} FFN columns and {} chunks of "
-                             "{} vocabulary rows; at most TP {} fits", tp_size, m.heads, leaves,
-                             kDownLeafColumns, chunks, kVocabChunkRows, most), {}};
+    return Error{
+        ErrorCode::kDoesNotFit,
+        fmt::format("TP {}: the model has {} Q heads, {} leaves of {} FFN columns and {} chunks of "
+                    "{} vocabulary rows; at most TP {} fits",
+                    tp_size, m.heads, leaves, kDownLeafColumns, chunks, kVocabChunkRows, most),
+        {}};
   }
   if (pp_size > m.layers) {
-    return Error{ErrorCode::kDoesNotFit, fmt::format("PP {}: the model has {} layers; at most PP {} fits",
-                                                     pp_size, m.layers, m.layers), {}};
+    return Error{ErrorCode::kDoesNotFit,
+                 fmt::format("PP {}: the model has {} layers; at most PP {} fits", pp_size,
+                             m.layers, m.layers),
+                 {}};
   }
   return {};
 }

@@ -14,39 +14,53 @@ Status set_tensor_size(TensorInfo& t) {
   for (size_t i = 0; i < t.shape.size(); ++i) {
     uint64_t n = t.shape[i];
     if (n == 0) {
-      return Error{ErrorCode::kCorruptData,
-                   fmt::format("tensor {}: found dimension {} of size 0, expected at least 1", t.name, i), {}};
+      return Error{
+          ErrorCode::kCorruptData,
+          fmt::format("tensor {}: found dimension {} of size 0, expected at least 1", t.name, i),
+          {}};
     }
     if (i + 1 == t.shape.size()) {
       if (n % elements != 0) {
-        return Error{ErrorCode::kCorruptData,
-                     fmt::format("tensor {}: found rows of {} elements, expected a multiple of {} for type {}",
-                                 t.name, n, elements, weight_type_name(t.type)), {}};
+        return Error{
+            ErrorCode::kCorruptData,
+            fmt::format(
+                "tensor {}: found rows of {} elements, expected a multiple of {} for type {}",
+                t.name, n, elements, weight_type_name(t.type)),
+            {}};
       }
       n /= elements;
     }
     if (__builtin_mul_overflow(blocks, n, &blocks)) blocks = UINT64_MAX;
     if (blocks > INT64_MAX / bytes) {
-      return Error{ErrorCode::kCorruptData,
-                   fmt::format("tensor {}: found dimensions whose product overflows, expected at most 2^63 "
-                               "bytes", t.name), {}};
+      return Error{
+          ErrorCode::kCorruptData,
+          fmt::format("tensor {}: found dimensions whose product overflows, expected at most 2^63 "
+                      "bytes",
+                      t.name),
+          {}};
     }
   }
   t.size_bytes = blocks * bytes;
   return {};
 }
 
-Status check_extents(const std::vector<TensorInfo>& tensors, uint64_t begin, uint64_t end, bool gapless) {
+Status check_extents(const std::vector<TensorInfo>& tensors, uint64_t begin, uint64_t end,
+                     bool gapless) {
   std::vector<const TensorInfo*> order;
   std::unordered_set<std::string_view> names;
   for (const TensorInfo& t : tensors) {
     if (!names.insert(t.name).second) {
-      return Error{ErrorCode::kCorruptData, fmt::format("tensor {}: found twice, expected once", t.name), {}};
+      return Error{ErrorCode::kCorruptData,
+                   fmt::format("tensor {}: found twice, expected once", t.name),
+                   {}};
     }
     if (t.offset < begin || t.offset > end || t.size_bytes > end - t.offset) {
-      return Error{ErrorCode::kCorruptData,
-                   fmt::format("tensor {}: found {} bytes at {}, expected them within bytes {} to {} of the "
-                               "file", t.name, t.size_bytes, t.offset, begin, end), {}};
+      return Error{
+          ErrorCode::kCorruptData,
+          fmt::format("tensor {}: found {} bytes at {}, expected them within bytes {} to {} of the "
+                      "file",
+                      t.name, t.size_bytes, t.offset, begin, end),
+          {}};
     }
     order.push_back(&t);
   }
@@ -56,15 +70,18 @@ Status check_extents(const std::vector<TensorInfo>& tensors, uint64_t begin, uin
   for (const TensorInfo* t : order) {
     if (t->offset < at || (gapless && t->offset != at)) {
       return Error{ErrorCode::kCorruptData,
-                   fmt::format("tensor {}: found at byte {}, expected {} {} where {} ends", t->name, t->offset,
-                               gapless ? "exactly" : "at least", at, previous), {}};
+                   fmt::format("tensor {}: found at byte {}, expected {} {} where {} ends", t->name,
+                               t->offset, gapless ? "exactly" : "at least", at, previous),
+                   {}};
     }
     at = t->offset + t->size_bytes;
     previous = t->name;
   }
   if (gapless && at != end) {
-    return Error{ErrorCode::kCorruptData,
-                 fmt::format("file: found {} bytes, expected {} where the last tensor ends", end, at), {}};
+    return Error{
+        ErrorCode::kCorruptData,
+        fmt::format("file: found {} bytes, expected {} where the last tensor ends", end, at),
+        {}};
   }
   return {};
 }

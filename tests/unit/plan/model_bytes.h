@@ -15,8 +15,12 @@ std::string le(T v) {
   return s;
 }
 inline std::string gguf_text(const std::string& s) { return le<uint64_t>(s.size()) + s; }
-inline std::string kv_u32(const std::string& k, uint32_t v) { return gguf_text(k) + le<uint32_t>(4) + le(v); }
-inline std::string kv_f32(const std::string& k, float v) { return gguf_text(k) + le<uint32_t>(6) + le(v); }
+inline std::string kv_u32(const std::string& k, uint32_t v) {
+  return gguf_text(k) + le<uint32_t>(4) + le(v);
+}
+inline std::string kv_f32(const std::string& k, float v) {
+  return gguf_text(k) + le<uint32_t>(6) + le(v);
+}
 inline std::string kv_text(const std::string& k, const std::string& v) {
   return gguf_text(k) + le<uint32_t>(8) + gguf_text(v);
 }
@@ -51,15 +55,22 @@ struct GgufFile {
   }
 };
 
-/// A whole tiny Llama in F32: 2 layers, hidden 32, 4 heads, 2 KV heads, FFN 64, vocabulary 96, tied.
+/// A whole tiny Llama in F32: 2 layers, hidden 32, 4 heads, 2 KV heads, FFN 64, vocabulary 96,
+/// tied.
 inline GgufFile tiny_gguf() {
   GgufFile f;
-  f.entries = {kv_text("general.architecture", "llama"), kv_u32("llama.block_count", 2),
-               kv_u32("llama.context_length", 128), kv_u32("llama.embedding_length", 32),
-               kv_u32("llama.feed_forward_length", 64), kv_u32("llama.attention.head_count", 4),
-               kv_u32("llama.attention.head_count_kv", 2), kv_f32("llama.attention.layer_norm_rms_epsilon", 1e-5f),
-               kv_f32("llama.rope.freq_base", 10000.0f), kv_u32("llama.vocab_size", 96),
-               kv_u32("tokenizer.ggml.bos_token_id", 1), kv_u32("tokenizer.ggml.eos_token_id", 2)};
+  f.entries = {kv_text("general.architecture", "llama"),
+               kv_u32("llama.block_count", 2),
+               kv_u32("llama.context_length", 128),
+               kv_u32("llama.embedding_length", 32),
+               kv_u32("llama.feed_forward_length", 64),
+               kv_u32("llama.attention.head_count", 4),
+               kv_u32("llama.attention.head_count_kv", 2),
+               kv_f32("llama.attention.layer_norm_rms_epsilon", 1e-5f),
+               kv_f32("llama.rope.freq_base", 10000.0f),
+               kv_u32("llama.vocab_size", 96),
+               kv_u32("tokenizer.ggml.bos_token_id", 1),
+               kv_u32("tokenizer.ggml.eos_token_id", 2)};
   auto add = [&f](const std::string& name, std::vector<uint64_t> ne) {
     uint64_t n = 4;
     for (uint64_t d : ne) n *= d;

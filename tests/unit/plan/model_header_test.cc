@@ -11,7 +11,9 @@ using namespace bp::plan::test;
 
 namespace {
 
-Result<GgufHeader> parse(const std::string& bytes) { return parse_gguf(read_at_memory(bytes), bytes.size()); }
+Result<GgufHeader> parse(const std::string& bytes) {
+  return parse_gguf(read_at_memory(bytes), bytes.size());
+}
 Result<ModelConfig> config(const GgufFile& f) {
   auto h = parse(f.bytes());
   if (!h.ok()) return std::move(h).error();
@@ -62,8 +64,14 @@ TEST_CASE("a GGUF file that ends early is refused at every length") {
 
 TEST_CASE("a GGUF file that lies is refused with the place") {
   auto f = tiny_gguf();
-  SECTION("magic") { f.magic = 1; check_fails(f.bytes(), ErrorCode::kCorruptData, "magic"); }
-  SECTION("version") { f.version = 1; check_fails(f.bytes(), ErrorCode::kUnsupported, "version: found 1"); }
+  SECTION("magic") {
+    f.magic = 1;
+    check_fails(f.bytes(), ErrorCode::kCorruptData, "magic");
+  }
+  SECTION("version") {
+    f.version = 1;
+    check_fails(f.bytes(), ErrorCode::kUnsupported, "version: found 1");
+  }
   SECTION("tensor count") {
     f.tensor_count = int64_t{1} << 60;
     check_fails(f.bytes(), ErrorCode::kCorruptData, "tensor count");
@@ -77,8 +85,10 @@ TEST_CASE("a GGUF file that lies is refused with the place") {
     check_fails(f.bytes(), ErrorCode::kCorruptData, "key 0");
   }
   SECTION("array length") {
-    f.entries.push_back(gguf_text("a") + le<uint32_t>(9) + le<uint32_t>(4) + le<uint64_t>(UINT64_MAX));
-    check_fails(f.bytes(), ErrorCode::kCorruptData, "key a: found an array of 18446744073709551615");
+    f.entries.push_back(gguf_text("a") + le<uint32_t>(9) + le<uint32_t>(4) +
+                        le<uint64_t>(UINT64_MAX));
+    check_fails(f.bytes(), ErrorCode::kCorruptData,
+                "key a: found an array of 18446744073709551615");
   }
   SECTION("nested array") {
     f.entries.push_back(gguf_text("a") + le<uint32_t>(9) + le<uint32_t>(9) + le<uint64_t>(1));
@@ -143,8 +153,13 @@ TEST_CASE("a config that contradicts the tensors is refused") {
   SECTION("KV heads") { f.entries[6] = kv_u32("llama.attention.head_count_kv", 3); }
   SECTION("zero heads") { f.entries[5] = kv_u32("llama.attention.head_count", 0); }
   SECTION("other architecture") { f.entries[0] = kv_text("general.architecture", "mamba"); }
-  SECTION("eos outside the vocabulary") { f.entries[11] = kv_u32("tokenizer.ggml.eos_token_id", 96); }
-  SECTION("bias") { f.tensors.push_back({"blk.0.attn_q.bias", {32}, 0, f.data_bytes}); f.data_bytes += 128; }
+  SECTION("eos outside the vocabulary") {
+    f.entries[11] = kv_u32("tokenizer.ggml.eos_token_id", 96);
+  }
+  SECTION("bias") {
+    f.tensors.push_back({"blk.0.attn_q.bias", {32}, 0, f.data_bytes});
+    f.data_bytes += 128;
+  }
   auto c = config(f);
   REQUIRE_FALSE(c.ok());
   CHECK(c.error().message.find("found") != std::string::npos);
@@ -153,7 +168,8 @@ TEST_CASE("a config that contradicts the tensors is refused") {
 TEST_CASE("a safetensors header gives tensor places") {
   const std::string bytes = safetensors(
       R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[16,28]},)"
-      R"("a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})", 28);
+      R"("a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})",
+      28);
   auto t = parse_safetensors(read_at_memory(bytes), bytes.size());
   REQUIRE(t.ok());
   REQUIRE(t->size() == 2);
@@ -163,28 +179,42 @@ TEST_CASE("a safetensors header gives tensor places") {
 }
 
 TEST_CASE("a safetensors file that lies is refused") {
-  auto one = [](const std::string& body, size_t data) { return safetensors("{\"a\":" + body + "}", data); };
+  auto one = [](const std::string& body, size_t data) {
+    return safetensors("{\"a\":" + body + "}", data);
+  };
   check_safetensors_fails("", "found 0 bytes");
   check_safetensors_fails("123456789", "at least 10");
   check_safetensors_fails(le<uint64_t>(UINT64_MAX) + "{}", "header length");
   check_safetensors_fails(safetensors("[]", 0), "no object");
-  check_safetensors_fails(safetensors("{", 0), "line 1");
-  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[0,12]})", 16), "16 bytes within");
-  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[0,16]})", 12), "within the 12");
-  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[0,16]})", 20), "where the last tensor ends");
-  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[4,20]})", 20), "exactly");
-  check_safetensors_fails(one(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})", 4), "unsigned");
-  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]})", 4),
-                          "overflows");
-  check_safetensors_fails(one(R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]})", 8), "dtype I64");
+  check_safetensors_fails(safetensors("{ ", 0), "line 1");
+  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[0,12]})", 16),
+                          "16 bytes within");
+  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[0,16]})", 12),
+                          "within the 12");
+  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[0,16]})", 20),
+                          "where the last tensor ends");
+  check_safetensors_fails(one(R"({"dtype":"F32","shape":[4],"data_offsets":[4,20]})", 20),
+                          "exactly");
+  check_safetensors_fails(one(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})", 4),
+                          "unsigned");
+  check_safetensors_fails(
+      one(R"({"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]})", 4),
+      "overflows");
+  check_safetensors_fails(one(R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]})", 8),
+                          "dtype I64");
   check_safetensors_fails(safetensors(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
-                                      R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4), "twice");
+                                      R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+                                      4),
+                          "twice");
   check_safetensors_fails(safetensors(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-                                      R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12), "exactly");
+                                      R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+                                      12),
+                          "exactly");
 }
 
 TEST_CASE("config.json of Llama 3.1") {
-  const char* text = R"({"architectures":["LlamaForCausalLM"],"hidden_size":4096,"intermediate_size":14336,
+  const char* text =
+      R"({"architectures":["LlamaForCausalLM"],"hidden_size":4096,"intermediate_size":14336,
     "num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":128256,"rms_norm_eps":1e-05,
     "rope_theta":500000.0,"rope_scaling":{"factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
     "original_max_position_embeddings":8192,"rope_type":"llama3"},"max_position_embeddings":131072,
@@ -201,7 +231,8 @@ TEST_CASE("config.json of Llama 3.1") {
 }
 
 TEST_CASE("names of shard files are plain") {
-  auto ok = safetensors_index_files(R"({"weight_map":{"a":"m-2.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}})");
+  auto ok = safetensors_index_files(
+      R"({"weight_map":{"a":"m-2.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}})");
   REQUIRE(ok.ok());
   CHECK(*ok == std::vector<std::string>{"m-1.safetensors", "m-2.safetensors"});
   CHECK_FALSE(safetensors_index_files(R"({"weight_map":{"a":"../x"}})").ok());

@@ -50,7 +50,8 @@ TEST_CASE("the last pipeline stage gets fewer layers because it computes lm_head
 }
 
 TEST_CASE("every layout covers the model without gap or overlap") {
-  const ModelShape shapes[] = {kSmol, {32, 4096, 14336, 32, 8, 128, 128256, false}, {2, 64, 300, 4, 2, 16, 1100, true}};
+  const ModelShape shapes[] = {
+      kSmol, {32, 4096, 14336, 32, 8, 128, 128256, false}, {2, 64, 300, 4, 2, 16, 1100, true}};
   for (const ModelShape& m : shapes) {
     for (uint32_t tp = 1; tp <= 9; ++tp) {
       for (uint32_t pp = 1; pp <= 8; ++pp) {
