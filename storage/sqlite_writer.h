@@ -1,0 +1,39 @@
+// SqliteWriter: puts groups of batches into one transaction. Thread: the store's writer only.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "storage/sqlite_db.h"
+#include "storage/store.h"
+
+namespace bp::storage {
+
+class SqliteWriter {
+ public:
+  static Result<SqliteWriter> open(Database db);
+  SqliteWriter(SqliteWriter&&) = default;
+
+  /// All or nothing; durable when OK. After an error the writer must not be used again.
+  Status write(const std::vector<const Batch*>& group);
+
+ private:
+  SqliteWriter() = default;
+  Status put(const Batch& batch);
+  Status put_events(const Batch& batch);
+  Status put_rows(const Batch& batch);
+  Status put_timers(const Batch& batch);
+  Status put_rest(const Batch& batch);
+  Result<std::string> last_link(const std::string& run_id);
+  Status seal();
+
+  Database db_;
+  Statement begin_, commit_, event_, link_, run_, stage_, timer_, drop_timer_, outbox_, drop_outbox_,
+      secret_, drop_secrets_, meta_, root_;
+  uint64_t last_seq_ = 0;
+  std::string last_root_;
+  std::map<std::string, std::string> links_;   // newest link of runs written lately
+  std::vector<std::string> links_of_commit_;
+};
+
+}  // namespace bp::storage
