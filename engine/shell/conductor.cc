@@ -76,6 +76,7 @@ Status Conductor::load() {
   last_seq_ = live.last_seq;
   last_run_number_ = live.last_run_number;
   incarnation_ = live.incarnation;
+  meta_ = std::move(live.meta);
   for (const auto& row : live.runs) {
     std::vector<storage::StageRow> stages;
     std::vector<storage::TimerRow> timers;
@@ -145,7 +146,7 @@ Status Conductor::apply(core::RunState& run, v1::Event& event, std::function<voi
   auto drop = outcome.batch.drop_timers;
   pending_->add(std::move(outcome.batch));
   pending_->add_secrets(std::move(extra.secrets));
-  for (auto& [k, v] : extra.meta) pending_->meta[k] = std::move(v);
+  for (auto& [k, v] : extra.meta) pending_->meta[k] = meta_[k] = v;
   pending_->after.push_back([this, put = std::move(put), drop = std::move(drop),
                              actions = std::move(outcome.actions), durable = std::move(durable)] {
     hooks_.timers(put, drop);
@@ -159,7 +160,7 @@ Status Conductor::apply(core::RunState& run, v1::Event& event, std::function<voi
 void Conductor::write(Extra extra, std::function<void()> durable) {
   if (halted_) return;
   pending_->add_secrets(std::move(extra.secrets));
-  for (auto& [k, v] : extra.meta) pending_->meta[k] = std::move(v);
+  for (auto& [k, v] : extra.meta) pending_->meta[k] = meta_[k] = v;
   pending_->after.push_back(std::move(durable));
   kick();
 }
@@ -201,6 +202,11 @@ void Conductor::on_committed(Status status) {
     call();
   }
   kick();
+}
+
+std::string Conductor::meta(const std::string& key) const {
+  auto it = meta_.find(key);
+  return it == meta_.end() ? std::string() : it->second;
 }
 
 const core::RunState* Conductor::find(const std::string& run_id) const {

@@ -50,6 +50,8 @@ class Conductor {
   /// Runs `call` when everything applied so far is durable: answers never show what may be lost.
   void after_durable(std::function<void()> call);
 
+  /// A value written with Extra::meta; empty when there is none.
+  std::string meta(const std::string& key) const;
   const core::RunState* find(const std::string& run_id) const;
   /// A live run by id or name.
   const core::RunState* find_live(const std::string& id_or_name) const;
@@ -71,6 +73,7 @@ class Conductor {
   Hooks hooks_;
   std::map<std::string, core::RunState> runs_;
   std::unique_ptr<Unit> pending_, in_flight_;
+  std::map<std::string, std::string> meta_;
   uint64_t last_seq_ = 0, last_run_number_ = 0, incarnation_ = 1;
   bool halted_ = false, kicked_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -1,0 +1,176 @@
+#include "engine/shell/client_api.h"
+
+#include "engine/base/log.h"
+#include "engine/shell/view.h"
+#include "engine/shell/wire.h"
+
+namespace bp::shell {
+namespace {
+constexpr int64_t kProgressPauseMs = 100;
+constexpr size_t kStreamsMax = 1'000;
+}  // namespace
+
+ClientApi::ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts,
+                     NodeRegistry& nodes, const SecretBox& box, Hooks hooks)
+    : world_(world), settings_(settings), conductor_(conductor), hosts_(hosts), nodes_(nodes), box_(box),
+      hooks_(std::move(hooks)), started_wall_ms_(world.clock.wall_ms()) {}
+
+ClientApi::~ClientApi() {
+  *alive_ = false;
+  for (auto& [run, timer] : soon_) world_.executor.cancel(timer);
+}
+
+void ClientApi::reply(const Asker& to, v1::ClientReply r, bool final) {
+  r.set_request_id(to.request_id);
+  r.set_final(final);
+  world_.transport.send(Channel::kClients, to.routing_id, r.SerializeAsString());
+}
+
+void ClientApi::fail(const Asker& to, const Error& e) {
+  v1::ClientReply r;
+  *r.mutable_error() = to_wire(e);
+  reply(to, std::move(r));
+}
+
+void ClientApi::on_request(const bus::Peer& peer, const v1::ClientRequest& m) {
+  const Asker to{peer.routing_id, m.request_id()};
+  if (m.protocol() != kControlProtocol && m.what_case() != v1::ClientRequest::kPing) {
+    return fail(to, Error{ErrorCode::kProtocol, "client speaks protocol " + std::to_string(m.protocol()) +
+                                                    ", this daemon " + std::to_string(kControlProtocol), {}});
+  }
+  switch (m.what_case()) {
+    case v1::ClientRequest::kPing: return ping(to);
+    case v1::ClientRequest::kSubmit: return submit(to, peer, m.submit());
+    case v1::ClientRequest::kPlan: return plan(to, m.plan());
+    case v1::ClientRequest::kList: return list(to, m.list());
+    case v1::ClientRequest::kShow: return show(to, m.show());
+    case v1::ClientRequest::kWatch: return watch(to, m.watch());
+    case v1::ClientRequest::kLogs: return logs(to, m.logs());
+    case v1::ClientRequest::kCancel: return cancel(to, peer, m.cancel());
+    case v1::ClientRequest::kRetry: return retry(to, peer, m.retry());
+    case v1::ClientRequest::kStop: return stop(to, peer, m.stop());
+    case v1::ClientRequest::kDoctor: return doctor(to, m.doctor());
+    case v1::ClientRequest::kShutdown: {
+      if (!settings_.embedded) {
+        return fail(to, Error{ErrorCode::kConflict, "this daemon runs as a service", "Use systemctl stop bp-daemon"});
+      }
+      v1::ClientReply r;
+      r.mutable_accepted();
+      reply(to, std::move(r));
+      return hooks_.shutdown();
+    }
+    default:
+      return fail(to, Error{ErrorCode::kProtocol, "the request asks for nothing that this daemon knows", {}});
+  }
+}
+
+void ClientApi::ping(const Asker& to) {
+  v1::ClientReply r;
+  auto* p = r.mutable_pong();
+  p->set_version(settings_.version);
+  p->set_protocol(kControlProtocol);
+  *p->mutable_daemon() = to_wire(settings_.self);
+  p->set_state_dir(settings_.state_dir);
+  p->set_embedded(settings_.embedded);
+  p->set_started_wall_ms(started_wall_ms_);
+  reply(to, std::move(r));
+}
+
+v1::RunView ClientApi::view_of(const core::RunState& run) {
+  return make_view(ViewInputs{run, nodes_.nodes_of(run.run_id),
+                              [&](const core::StageKey& key) { return hosts_.progress(run.run_id, key); },
+                              world_.clock.boot_ms()});
+}
+
+Result<core::RunState> ClientApi::load(const std::string& id_or_name) {
+  BP_ASSIGN(auto row, world_.store.find_run(id_or_name));
+  BP_ASSIGN(auto stages, world_.store.stages_of(row.run_id));
+  return core::decode(row, stages, {});
+}
+
+Result<v1::RunView> ClientApi::view(const std::string& id_or_name) {
+  if (const auto* run = conductor_.find_live(id_or_name)) return view_of(*run);
+  BP_ASSIGN(auto run, load(id_or_name));
+  return view_of(run);
+}
+
+void ClientApi::list(const Asker& to, const v1::ListRuns& m) {
+  conductor_.after_durable([this, to, m] {
+    auto rows = world_.store.list_runs(m.all(), m.limit() == 0 ? 1000 : std::min(m.limit(), 10'000u));
+    if (!rows.ok()) return fail(to, rows.error());
+    v1::ClientReply r;
+    auto* runs = r.mutable_list();
+    for (const auto& row : *rows) {
+      auto v = view(row.run_id);
+      if (v.ok()) *runs->add_runs() = std::move(v).value();
+    }
+    reply(to, std::move(r));
+  });
+}
+
+void ClientApi::show(const Asker& to, const v1::ShowRun& m) {
+  conductor_.after_durable([this, to, id = m.id()] {
+    auto v = view(id);
+    if (!v.ok()) return fail(to, v.error());
+    v1::ClientReply r;
+    *r.mutable_run() = std::move(v).value();
+    reply(to, std::move(r));
+  });
+}
+
+void ClientApi::watch(const Asker& to, const v1::WatchRun& m) {
+  conductor_.after_durable([this, to, m] {
+    auto v = view(m.id());
+    if (!v.ok()) return fail(to, v.error());
+    if (watches_.size() >= kStreamsMax) {
+      return fail(to, Error{ErrorCode::kUnavailable, "too many watchers (" + std::to_string(kStreamsMax) + ")", {}});
+    }
+    Watch w{v->id(), m.until_ready(), 0};
+    if (!tell_watch(to, w)) watches_[to] = w;
+  });
+}
+
+// True when the stream has ended.
+bool ClientApi::tell_watch(const Asker& to, Watch& w) {
+  auto v = view(w.run_id);
+  if (!v.ok()) {
+    fail(to, v.error());
+    return true;
+  }
+  const bool ended = core::is_ended(v->state()) || v->state() == v1::RUN_STATE_NEEDS_HUMAN ||
+                     (w.until_ready && v->state() == v1::RUN_STATE_SERVING);
+  v1::ClientReply r;
+  *r.mutable_run() = std::move(v).value();
+  reply(to, std::move(r), ended);
+  return ended;
+}
+
+void ClientApi::tell(const std::string& run_id) {
+  for (auto it = watches_.begin(); it != watches_.end();) {
+    const bool ended = it->second.run_id == run_id && tell_watch(it->first, it->second);
+    it = ended ? watches_.erase(it) : std::next(it);
+  }
+}
+
+void ClientApi::changed(const std::string& run_id, bool at_once) {
+  auto it = soon_.find(run_id);
+  if (at_once) {
+    if (it != soon_.end()) {
+      world_.executor.cancel(it->second);
+      soon_.erase(it);
+    }
+    return tell(run_id);
+  }
+  if (it != soon_.end() || watches_.empty()) return;
+  soon_[run_id] = world_.executor.after(kProgressPauseMs, [this, run_id] {
+    soon_.erase(run_id);
+    conductor_.after_durable([this, run_id] { tell(run_id); });
+  });
+}
+
+void ClientApi::unreachable(const std::string& routing_id) {
+  std::erase_if(watches_, [&](const auto& w) { return w.first.routing_id == routing_id; });
+  std::erase_if(tails_, [&](const auto& t) { return t.first.routing_id == routing_id; });
+}
+
+}  // namespace bp::shell

@@ -1,0 +1,92 @@
+// ClientApi: control.proto. Every answer shows only what is durable. Streams (watch, logs) end with a reply
+// that has `final`, when their client is gone, or when the run is. Thread: the executor's.
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "bp/v1/control.pb.h"
+#include "engine/shell/conductor.h"
+#include "engine/shell/hosts.h"
+#include "engine/shell/nodes.h"
+#include "engine/shell/secret_box.h"
+#include "engine/shell/settings.h"
+#include "engine/shell/world.h"
+
+namespace bp::shell {
+
+inline constexpr uint32_t kControlProtocol = 1;
+
+class ClientApi {
+ public:
+  struct Hooks {
+    std::function<void()> shutdown;
+    /// Checks of the machine, each a finding; from the daemon.
+    std::function<std::vector<v1::DoctorFinding>()> machine_findings;
+  };
+  ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts, NodeRegistry& nodes,
+            const SecretBox& box, Hooks hooks);
+  ~ClientApi();
+
+  void on_request(const bus::Peer& peer, const v1::ClientRequest& request);
+  /// The run changed: watchers get a view soon, or now when `at_once`.
+  void changed(const std::string& run_id, bool at_once);
+  void logged(const std::string& run_id, const std::string& stage);
+  void run_ended(const std::string& run_id);
+  void unreachable(const std::string& routing_id);
+
+ private:
+  struct Asker { std::string routing_id; uint64_t request_id = 0; auto operator<=>(const Asker&) const = default; };
+  struct Watch { std::string run_id; bool until_ready = false; uint64_t last_event = 0; };
+  struct Tail {
+    std::string run_id, stage, node_id, process_key;
+    bool follow = false;
+    std::map<std::string, uint64_t> offsets;  // by stage
+    uint64_t node_offset = 0;
+    std::string partial;
+  };
+
+  void reply(const Asker& to, v1::ClientReply r, bool final = true);
+  void fail(const Asker& to, const Error& e);
+  void ping(const Asker& to);
+  void submit(const Asker& to, const bus::Peer& peer, const v1::Submit& m);
+  bool answer_existing(const Asker& to, const v1::Submit& m, const v1::Recipe& recipe);
+  void plan(const Asker& to, const v1::PlanQuery& m);
+  void list(const Asker& to, const v1::ListRuns& m);
+  void show(const Asker& to, const v1::ShowRun& m);
+  void watch(const Asker& to, const v1::WatchRun& m);
+  void logs(const Asker& to, const v1::ReadStageLog& m);
+  void cancel(const Asker& to, const bus::Peer& peer, const v1::CancelRun& m);
+  void retry(const Asker& to, const bus::Peer& peer, const v1::RetryRun& m);
+  void stop(const Asker& to, const bus::Peer& peer, const v1::StopRun& m);
+  void doctor(const Asker& to, const v1::DoctorQuery& m);
+  std::vector<std::string> replay();
+
+  Result<v1::RunView> view(const std::string& id_or_name);
+  v1::RunView view_of(const core::RunState& run);
+  Result<core::RunState> load(const std::string& id_or_name);
+  void accept(const Asker& to, const std::string& run_id);
+  void tell(const std::string& run_id);
+  bool tell_watch(const Asker& to, Watch& w);
+  void read_stage_log(const Asker& to, const std::string& stage);
+  void on_node_log(const Asker& to, const v1::NodeCommandReply& answer);
+  void read_node_log(const Asker& to);
+  void end_tail(const Asker& to);
+  void send_line(const Asker& to, const std::string& source, const std::string& line);
+
+  World& world_;
+  const Settings& settings_;
+  Conductor& conductor_;
+  Hosts& hosts_;
+  NodeRegistry& nodes_;
+  const SecretBox& box_;
+  Hooks hooks_;
+  std::map<Asker, Watch> watches_;
+  std::map<Asker, Tail> tails_;
+  std::map<std::string, Executor::TimerId> soon_;   // runs whose watchers are told after a pause
+  int64_t started_wall_ms_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace bp::shell

@@ -1,0 +1,162 @@
+// submit and plan: a recipe is parsed and checked before anything is acknowledged.
+#include "engine/base/ids.h"
+#include "engine/base/limits.h"
+#include "engine/base/log.h"
+#include "engine/plan/deployment_plan.h"
+#include "engine/plan/recipe.h"
+#include "engine/shell/client_api.h"
+#include "engine/shell/wire.h"
+
+namespace bp::shell {
+namespace {
+
+Result<plan::ParsedRecipe> parse(const std::string& json) {
+  if (json.size() > limits::kRecipeBytes) {
+    return Error{ErrorCode::kTooLarge, "the recipe has " + std::to_string(json.size()) + " bytes; at most " +
+                                           std::to_string(limits::kRecipeBytes), {}};
+  }
+  return plan::parse_recipe(json);
+}
+
+// What can be known without looking at the model: nodes, ranks and what the recipe declares.
+v1::DeploymentPlan outline(const v1::Recipe& recipe, const std::string& provider, const std::string& device) {
+  v1::DeploymentPlan p;
+  p.set_provider(provider);
+  p.set_device(device);
+  p.set_stand_in(plan::stand_in_text(device, recipe.node_shape()));
+  p.set_tp_size(recipe.gpus_per_node());
+  p.set_pp_size(recipe.node_pool_size());
+  p.mutable_model()->set_name(recipe.model_path());
+  for (uint32_t n = 0; n < recipe.node_pool_size(); ++n) {
+    auto* node = p.add_nodes();
+    node->set_index(n);
+    node->set_is_head(n == 0);
+    node->set_gpus(recipe.gpus_per_node());
+    node->set_cpus(recipe.cpus_per_node());
+    node->set_memory_bytes(uint64_t{recipe.memory_gbs_per_node()} << 30);
+    for (uint32_t t = 0; t < recipe.gpus_per_node(); ++t) {
+      auto* rank = p.add_ranks();
+      rank->set_rank(n * recipe.gpus_per_node() + t);
+      rank->set_tp_rank(t);
+      rank->set_pp_rank(n);
+      rank->set_node_index(n);
+    }
+  }
+  return p;
+}
+
+Error invalid(const std::vector<v1::Problem>& problems) {
+  return Error{ErrorCode::kInvalidRecipe, plan::format_problems(problems), {}};
+}
+
+}  // namespace
+
+void ClientApi::plan(const Asker& to, const v1::PlanQuery& m) {
+  auto parsed = parse(m.recipe_json());
+  if (!parsed.ok()) return fail(to, parsed.error());
+  v1::ClientReply r;
+  auto* out = r.mutable_plan();
+  if (!parsed->ok()) {
+    for (const auto& p : parsed->problems) *out->add_problems() = p;
+    out->set_text(plan::format_problems(parsed->problems));
+    return reply(to, std::move(r));
+  }
+  *out->mutable_plan() = outline(parsed->recipe, m.provider().empty() ? settings_.provider : m.provider(),
+                                 m.device().empty() ? settings_.device : m.device());
+  out->set_text(plan::format_plan(parsed->recipe, out->plan()));
+  reply(to, std::move(r));
+}
+
+// A repeated submit gets the run that the first one made. True: answered.
+bool ClientApi::answer_existing(const Asker& to, const v1::Submit& m, const v1::Recipe& recipe) {
+  if (m.idempotency_key().empty()) return false;
+  const core::RunState* found = nullptr;
+  core::RunState loaded;
+  for (const auto& [id, run] : conductor_.runs()) {
+    if (run.idempotency_key == m.idempotency_key()) found = &run;
+  }
+  if (!found) {
+    auto row = world_.store.find_idempotency_key(m.idempotency_key());
+    if (!row.ok()) {
+      fail(to, row.error());
+      return true;
+    }
+    if (!row->has_value()) return false;
+    auto run = load((*row)->run_id);
+    if (!run.ok()) {
+      fail(to, run.error());
+      return true;
+    }
+    loaded = std::move(run).value();
+    found = &loaded;
+  }
+  v1::Recipe before;
+  auto it = found->body.inputs().find("recipe");
+  if (it == found->body.inputs().end() || !before.ParseFromString(it->second) ||
+      before.SerializeAsString() != recipe.SerializeAsString()) {
+    fail(to, Error{ErrorCode::kConflict,
+                   "idempotency key \"" + m.idempotency_key() + "\" was used for another recipe, by " +
+                       found->run_id, "Use a new key for a new recipe"});
+    return true;
+  }
+  conductor_.after_durable([this, to, run_id = found->run_id, name = found->name] {
+    v1::ClientReply r;
+    r.mutable_submitted()->set_run_id(run_id);
+    r.mutable_submitted()->set_name(name);
+    r.mutable_submitted()->set_existed(true);
+    reply(to, std::move(r));
+  });
+  return true;
+}
+
+void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit& m) {
+  if (m.idempotency_key().size() > limits::kNameBytes) {
+    return fail(to, Error{ErrorCode::kInvalidArgument, "idempotency key has more than " +
+                                                           std::to_string(limits::kNameBytes) + " bytes", {}});
+  }
+  auto parsed = parse(m.recipe_json());
+  if (!parsed.ok()) return fail(to, parsed.error());
+  if (!parsed->ok()) {
+    v1::ClientReply r;
+    *r.mutable_error() = to_wire(invalid(parsed->problems));
+    for (const auto& p : parsed->problems) *r.mutable_error()->add_problems() = p;
+    return reply(to, std::move(r));
+  }
+  if (answer_existing(to, m, parsed->recipe)) return;
+  const std::string workflow = m.workflow().empty() ? "default" : m.workflow();
+  auto definition = settings_.workflows.find(workflow);
+  if (definition == settings_.workflows.end()) {
+    std::string known;
+    for (const auto& [name, w] : settings_.workflows) known += (known.empty() ? "" : ", ") + name;
+    return fail(to, Error{ErrorCode::kNotFound, "no workflow \"" + workflow + "\"; installed: " + known, {}});
+  }
+  const std::string& name = parsed->recipe.canonical_name();
+  if (const auto* run = conductor_.find_live(name)) {
+    return fail(to, Error{ErrorCode::kAlreadyExists, "deployment " + name + " exists as " + run->run_id, {}});
+  }
+  v1::RunSubmitted s;
+  s.set_run_id(world_.random.id("r"));
+  s.set_name(name);
+  s.set_idempotency_key(m.idempotency_key());
+  *s.mutable_workflow() = definition->second;
+  (*s.mutable_inputs())["recipe"] = parsed->recipe.SerializeAsString();
+  auto& options = *s.mutable_options();
+  options["provider"] = m.provider().empty() ? settings_.provider : m.provider();
+  options["device"] = m.device().empty() ? settings_.device : m.device();
+  s.set_submitter(peer.user);
+  Extra extra;
+  for (const auto& [secret, value] : parsed->secrets) {
+    extra.secrets.push_back({s.run_id(), secret, box_.seal(s.run_id(), secret, value)});
+  }
+  v1::ClientReply r;
+  r.mutable_submitted()->set_run_id(s.run_id());
+  r.mutable_submitted()->set_name(name);
+  r.mutable_submitted()->set_stand_in(plan::stand_in_text(options["device"], parsed->recipe.node_shape()));
+  BP_LOG(info, "run.submitted", "run={} name={} shape={} nodes={} by={}", s.run_id(), name,
+         parsed->recipe.node_shape(), parsed->recipe.node_pool_size(), peer.user);
+  Status done = conductor_.submit(std::move(s), settings_.boot_id,
+                                  [this, to, r] { reply(to, r); }, std::move(extra));
+  if (!done.ok()) fail(to, done.error());
+}
+
+}  // namespace bp::shell

@@ -1,0 +1,43 @@
+// Shell: the whole daemon but for the real world. Wires conductor, timers, stage hosts, nodes and the client
+// API together. Thread: the executor's.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bp/v1/control.pb.h"
+#include "engine/shell/settings.h"
+#include "engine/shell/world.h"
+
+namespace bp::core { struct RunState; }
+
+namespace bp::shell {
+
+class Shell {
+ public:
+  struct Hooks {
+    std::function<void(Status)> fatal;      // the journal is unusable: end the process with an error
+    std::function<void()> shutdown;         // a client asked an embedded daemon to end
+    std::function<std::vector<v1::DoctorFinding>()> machine_findings;
+  };
+  Shell(World world, Settings settings, Hooks hooks);
+  ~Shell();
+
+  /// Reads the journal and takes up every live run: re-attaches first, judges later.
+  Status start();
+  /// No more events or actions; deployments, hosts and nodes run on.
+  void stop();
+
+  void on_message(Channel channel, const bus::Peer& peer, const std::string& payload);
+  void on_unreachable(Channel channel, const std::string& routing_id);
+
+  /// For tests and metrics.
+  const std::map<std::string, core::RunState>& runs() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace bp::shell
