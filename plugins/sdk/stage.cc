@@ -1,5 +1,7 @@
 #include "plugins/sdk/stage.h"
 
+#include <cstdlib>
+
 #include <algorithm>
 #include <exception>
 #include <thread>
@@ -200,6 +202,27 @@ StageResult StageContext::needs_human(const Error& error,
   return r;
 }
 
+namespace {
+
+// Options "hold_before_ms" and "hold_after_ms" of a stage's definition keep an attempt open for that long
+// before and after its work, so that fault tests can hit a moment inside a stage that takes milliseconds.
+// False: the attempt was cancelled meanwhile.
+bool hold(const StageContext& ctx, const char* option) {
+  if (ctx.attempt().mode() != v1::ATTEMPT_MODE_APPLY) return true;
+  const std::string text = ctx.option(option);
+  return text.empty() || ctx.sleep_ms(std::strtoll(text.c_str(), nullptr, 10));
+}
+
+StageResult run_stage(Stage& stage, StageContext& ctx) {
+  if (ctx.attempt().mode() == v1::ATTEMPT_MODE_DESTROY) return stage.destroy(ctx);
+  if (!hold(ctx, "hold_before_ms")) return ctx.cancelled_result();
+  StageResult result = stage.run(ctx);
+  if (result.outcome() == StageResult::SUCCEEDED && !hold(ctx, "hold_after_ms")) return ctx.cancelled_result();
+  return result;
+}
+
+}  // namespace
+
 void run_attempt(Stage& stage, const bp_stage_host_v1* host, bp_bytes ref_bytes, bp_bytes attempt_bytes,
                  void (*take)(void*, bp_bytes), void* arg) {
   v1::AttemptRef ref;
@@ -213,7 +236,7 @@ void run_attempt(Stage& stage, const bp_stage_host_v1* host, bp_bytes ref_bytes,
   StageContext ctx(host, std::move(ref), std::move(attempt));
   StageResult result;
   try {
-    result = ctx.attempt().mode() == v1::ATTEMPT_MODE_DESTROY ? stage.destroy(ctx) : stage.run(ctx);
+    result = run_stage(stage, ctx);
   } catch (const std::exception& e) {
     result = ctx.fail(Error{ErrorCode::kPluginCrash,
                             "stage " + ctx.ref().stage() + " threw: " + e.what(), {}});
