@@ -107,7 +107,8 @@ void after_cancel(Step& step, const StageKey& key, const v1::AttemptEnded& e) {
   }
 }
 
-// Marks the attempt as proven dead; timers of the attempt go, the total stays.
+// The attempt is proven dead: the stage has none, until it is decided what follows. Its timers go, the
+// total stays.
 void bury(Step& step, const StageKey& key) {
   StageInstance& s = step.stage(key);
   s.body.set_last_ended_counter(s.body.epoch().counter());
@@ -115,7 +116,7 @@ void bury(Step& step, const StageKey& key) {
   s.body.clear_host_id();
   s.body.clear_host();
   step.disarm_attempt(key);
-  step.touch(key);
+  step.set_state(key, v1::STAGE_STATE_PENDING);
 }
 
 }  // namespace
