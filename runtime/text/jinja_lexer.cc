@@ -128,11 +128,12 @@ class Lexer {
 
   void number() {
     size_t end = pos_;
-    bool is_float = false;
+    bool is_float = false;  // an exponent has no sign here
     while (end < src_.size()) {
       char c = src_[end];
       bool digit_next = end + 1 < src_.size() && std::isdigit(static_cast<unsigned char>(src_[end + 1]));
       if (c == '.' && !is_float && digit_next) is_float = true;
+      else if ((c == 'e' || c == 'E') && digit_next) is_float = true;
       else if (!std::isdigit(static_cast<unsigned char>(c)) && c != '_') break;
       ++end;
     }

@@ -279,11 +279,16 @@ class Parser {
     return left;
   }
   ExprPtr product_expr() {
-    ExprPtr left = unary_expr(true);
+    ExprPtr left = power_expr();
     while (is_op("*") || is_op("/") || is_op("//") || is_op("%")) {
       std::string op = take().text;
-      left = binary(op, std::move(left), unary_expr(true));
+      left = binary(op, std::move(left), power_expr());
     }
+    return left;
+  }
+  ExprPtr power_expr() {
+    ExprPtr left = unary_expr(true);
+    while (take_op("**")) left = binary("**", std::move(left), unary_expr(true));
     return left;
   }
   ExprPtr unary_expr(bool with_filter) {
@@ -294,7 +299,6 @@ class Parser {
       e->args.push_back(unary_expr(false));
     } else {
       e = postfix(primary());
-      if (take_op("**")) e = binary("**", std::move(e), unary_expr(false));
     }
     return with_filter ? filters(std::move(e)) : std::move(e);
   }
@@ -336,7 +340,7 @@ class Parser {
       parts.push_back(is_op(":") || is_op("]") ? nullptr : expression());
     }
     expect_op("]");
-    if (parts.size() > 4) fail("a slice has at most three parts");
+    if (parts.size() > 3) fail("a slice has at most three parts");
     auto e = node(slice ? ExprKind::kSlice : ExprKind::kItem);
     e->args.push_back(std::move(object));
     for (auto& p : parts) e->args.push_back(std::move(p));

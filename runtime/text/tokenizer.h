@@ -18,7 +18,7 @@ struct ChatMessage {
 
 class Tokenizer {
  public:
-  /// `path`: a .gguf file or a folder. kCorruptData, kUnsupported (names the tokenizer model).
+  /// `path`: a .gguf file, or a folder with tokenizer.json or one .gguf file. kNotFound, kCorruptData, kUnsupported (names the tokenizer model).
   static Result<std::unique_ptr<Tokenizer>> open(const std::string& path);
   virtual ~Tokenizer() = default;
   /// Special tokens in the text are recognised when parse_special. add_bos follows the model when
@@ -29,6 +29,8 @@ class Tokenizer {
   virtual std::string decode(const std::vector<uint32_t>& tokens, bool special = false) const = 0;
   virtual uint32_t vocab_size() const = 0;
   virtual const std::vector<uint32_t>& eos_tokens() const = 0;
+  /// Bytes of the longest token: `n` tokens never stand for more than n times as many.
+  virtual size_t longest_token_bytes() const = 0;
   /// The model's chat template over messages; kUnsupported when the model has none, kInvalidArgument with
   /// the template's own words when it refuses.
   virtual Result<std::string> apply_chat_template(const std::vector<ChatMessage>& messages,
