@@ -1,6 +1,11 @@
 // Scheduler: continuous batching as a pure state machine. Events in (arrive, cancel, step done, group
 // lost), plans of steps out. No clock, no I/O, no thread: replayable from a trace.
 //
+// First come, first served: older sequences go first in every step. Blocks are given out as sequences grow;
+// when none is left the youngest sequence gives its own back and is prefilled again later, which does not
+// change its tokens. Prompt chunks of one sequence may be under way together; of the steps that sample for
+// it at most one.
+//
 // It owns the token history of every request and the KV block table. Up to `steps_outstanding` steps are
 // under way; blocks freed by uncommitted steps stay reserved; a token is final when step_done records it.
 #pragma once
@@ -47,9 +52,11 @@ class Scheduler {
  public:
   static std::unique_ptr<Scheduler> make(const SchedulerOptions& options);
   virtual ~Scheduler() = default;
-  /// kTooLarge: prompt + max_new_tokens beyond the context; kUnavailable: queue full.
+  /// kTooLarge: prompt + max_new_tokens beyond the context or the KV blocks; kUnavailable: queue full;
+  /// kInvalidArgument: empty prompt, no new token wanted, or an id that is in use.
   virtual Status arrive(SequenceRequest request) = 0;
-  /// Takes effect at the next step border; unknown ids are ignored.
+  /// Also for a sequence whose text is complete. Takes effect at the next step border: no update follows,
+  /// its blocks are free once no step under way uses them. Unknown ids are ignored.
   virtual void cancel(uint64_t id) = 0;
   /// The next step to send, or nothing: all outstanding, or nothing to do. `step.number` is set.
   virtual std::optional<v1::Step> next_step() = 0;
@@ -61,8 +68,6 @@ class Scheduler {
   virtual uint64_t running() const = 0;
   virtual uint64_t waiting() const = 0;
   virtual uint32_t free_blocks() const = 0;
-  /// Drops stop-string finished sequences: the head decided on text. Same as cancel but counted as done.
-  virtual void finish(uint64_t id) = 0;
 };
 
 }  // namespace bp::rt
