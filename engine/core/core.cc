@@ -23,9 +23,7 @@ Outcome apply(RunState& state, const v1::Event& event) {
     case v1::Event::kStopRequested: on_stop(step, event.stop_requested()); break;
     case v1::Event::kRetryRequested: on_retry(step, event.retry_requested()); break;
     case v1::Event::kDaemonStarted: on_daemon_started(step, event.daemon_started()); break;
-    case v1::Event::kEndedWasLate:
-      // Written by the core in place of a fenced result; on its own it says nothing new.
-      break;
+    case v1::Event::kEndedWasLate: on_ended_was_late(step, event.ended_was_late()); break;
     case v1::Event::WHAT_NOT_SET:
       step.out.accepted = Error{ErrorCode::kProtocol, "an event of an unknown kind", {}};
       break;

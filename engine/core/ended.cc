@@ -140,6 +140,13 @@ void on_ended(Step& step, const v1::AttemptEnded& e) {
   }
 }
 
+void on_ended_was_late(Step& step, const v1::EndedWasLate& e) {
+  StageInstance* s = step.find(e.stage(), e.map_index());
+  if (!s || e.epoch().counter() <= s->body.last_late_counter()) return;
+  s->body.set_last_late_counter(e.epoch().counter());
+  step.touch({e.stage(), e.map_index()});
+}
+
 void on_lost(Step& step, const v1::AttemptLost& e) {
   StageInstance* s = step.find(e.stage(), e.map_index());
   if (!s || !has_live_attempt(*s) || !same(s->body.epoch(), e.epoch())) return;

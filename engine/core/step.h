@@ -85,6 +85,7 @@ void on_host_started(Step& step, const v1::AttemptHostStarted& e);
 void on_checkpointed(Step& step, const v1::AttemptCheckpointed& e);
 void on_ready(Step& step, const v1::AttemptBecameReady& e);
 void on_ended(Step& step, const v1::AttemptEnded& e);
+void on_ended_was_late(Step& step, const v1::EndedWasLate& e);  // in a replay
 void on_lost(Step& step, const v1::AttemptLost& e);
 void on_timer(Step& step, const v1::TimerFired& e);
 void on_cancel(Step& step, const v1::CancelRequested& e);
