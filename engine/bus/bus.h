@@ -126,7 +126,9 @@ class SocketThread {
   ~SocketThread();  // closes all sockets, joins the thread
   using SocketId = int;
   struct Listening { SocketId id; std::string endpoint; };
-  Result<Listening> listen(ListenOptions options, std::function<void(Incoming)> on_message);
+  /// `on_unreachable` (may be empty) gets the routing id of a peer that a send did not find connected.
+  Result<Listening> listen(ListenOptions options, std::function<void(Incoming)> on_message,
+                           std::function<void(std::string)> on_unreachable = {});
   Result<SocketId> dial(DialOptions options, std::function<void(std::string)> on_message);
   /// `routing_id` is ignored for a dialled socket.
   void send(SocketId socket, std::string routing_id, std::string payload);

@@ -29,6 +29,7 @@ struct Flow {
 struct Handler {
   std::function<void(Incoming)> on_incoming;
   std::function<void(std::string)> on_text;
+  std::function<void(std::string)> on_unreachable;
   std::atomic<bool> open{true};
 };
 
@@ -103,11 +104,13 @@ SocketThread::SocketId SocketThread::Impl::add(std::shared_ptr<Entry> entry) {
 }
 
 Result<SocketThread::Listening> SocketThread::listen(ListenOptions options,
-                                                     std::function<void(Incoming)> on_message) {
+                                                     std::function<void(Incoming)> on_message,
+                                                     std::function<void(std::string)> on_unreachable) {
   auto entry = std::make_shared<Entry>();
   // Made here and handed over through the mutex, which is the fence that libzmq asks for.
   BP_ASSIGN(entry->router, Router::bind(impl_->context, std::move(options)));
   entry->handler->on_incoming = std::move(on_message);
+  entry->handler->on_unreachable = std::move(on_unreachable);
   std::string endpoint = entry->router->endpoint();
   return Listening{impl_->add(std::move(entry)), std::move(endpoint)};
 }
@@ -167,6 +170,11 @@ void SocketThread::Impl::flush() {
                                      : it->second->dealer->send(o.payload);
     if (!sent.ok() && dropped++ % 1000 == 0) {
       BP_LOG(debug, "message.dropped", "reason={} total={}", sent.error().message, dropped);
+    }
+    if (!sent.ok() && sent.error().code == ErrorCode::kPeerLost && it->second->handler->on_unreachable) {
+      post([handler = it->second->handler, id = o.routing_id] {
+        if (handler->open) handler->on_unreachable(id);
+      });
     }
   }
   sending.clear();

@@ -288,13 +288,14 @@ TEST_CASE("a socket thread takes sends from many threads and keeps the order of 
   int received = 0, echoed = 0;
   std::vector<int> next(kThreads, 0);
   bool in_order = true;
+  std::string unreachable;
   SocketThread::SocketId server = 0;
   auto listening = t.listen({"ipc://" + dir.path + "/s.sock", {}, {}}, [&](Incoming m) {
     ++received;
     const int who = m.payload[0] - '0';
     in_order &= std::stoi(m.payload.substr(2)) == next[static_cast<size_t>(who)]++;
     t.send(server, m.peer.routing_id, m.payload);
-  });
+  }, [&](std::string id) { unreachable = id; });
   REQUIRE(listening.ok());
   server = listening->id;
   auto client = t.dial({listening->endpoint, ""}, [&](std::string) { ++echoed; });
@@ -310,7 +311,8 @@ TEST_CASE("a socket thread takes sends from many threads and keeps the order of 
   CHECK(received == kThreads * kEach);
   CHECK(in_order);
 
-  t.send(server, "not there", "dropped");  // harms nothing
+  t.send(server, "not there", "dropped");
+  CHECK(loop.run_until([&] { return unreachable == "not there"; }));
   t.close(server);
   t.send(*client, "", "into the void");
   sockets.value().reset();

@@ -1,0 +1,176 @@
+#include "engine/daemon/daemon.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+
+#include "engine/base/build.h"
+#include "engine/base/files.h"
+#include "engine/base/ids.h"
+#include "engine/base/log.h"
+#include "engine/daemon/asio_executor.h"
+#include "engine/daemon/file_logs.h"
+#include "engine/daemon/machine_check.h"
+#include "engine/daemon/real_processes.h"
+#include "engine/daemon/real_transport.h"
+#include "engine/daemon/service.h"
+#include "engine/daemon/workflows.h"
+#include "engine/shell/secret_box.h"
+#include "engine/shell/shell.h"
+#include "storage/sqlite_store.h"
+
+namespace bp::daemon {
+namespace {
+
+class SystemRandom final : public shell::Random {
+ public:
+  std::string id(std::string_view prefix) override { return random_id(prefix); }
+};
+
+class Daemon {
+ public:
+  explicit Daemon(const Config& config)
+      : config_(config), executor_(io_), logs_(config.state_dir + "/logs"), signals_(io_, SIGTERM, SIGINT) {}
+  Status start();
+  int serve();
+
+ private:
+  Status make_folders();
+  Result<shell::Settings> make_settings();
+  void write_identity();
+  void end(int status, const char* why);
+  void feed_watchdog();
+
+  const Config& config_;
+  boost::asio::io_context io_{1};
+  AsioExecutor executor_;
+  SystemClock clock_;
+  SystemRandom random_;
+  FileLogs logs_;
+  boost::asio::signal_set signals_;
+  Fd lock_;
+  std::unique_ptr<storage::SqliteStore> store_;
+  std::unique_ptr<RealTransport> transport_;
+  std::unique_ptr<RealProcesses> processes_;
+  std::unique_ptr<shell::Shell> shell_;
+  int status_ = kExitOk;
+};
+
+Status Daemon::make_folders() {
+  for (const auto& path : {config_.state_dir, config_.run_dir, config_.state_dir + "/keys", config_.state_dir + "/logs",
+                           config_.state_dir + "/nodes", config_.state_dir + "/cache"}) {
+    BP_TRY(make_dirs(path, 0700));
+  }
+  return {};
+}
+
+Result<shell::Settings> Daemon::make_settings() {
+  shell::Settings s;
+  s.version = build_id();
+  BP_ASSIGN(s.self, process_identity(::getpid()));
+  s.boot_id = boot_id();
+  s.state_dir = config_.state_dir;
+  s.run_dir = config_.run_dir;
+  s.cache_dir = config_.state_dir + "/cache";
+  s.bin_dir = program_dir();
+  s.plugin_dir = config_.plugin_dir;
+  s.provider = config_.provider;
+  s.device = config_.device;
+  s.allow_private_stores = config_.allow_private_stores;
+  s.exact = config_.exact;
+  s.embedded = config_.embedded;
+  BP_ASSIGN(s.workflows, load_workflows(config_.workflow_dir));
+  BP_ASSIGN(s.secrets_key, shell::load_or_make_secrets_key(config_.state_dir + "/keys/secrets.key"));
+  return s;
+}
+
+Status Daemon::start() {
+  BP_TRY(make_folders());
+  BP_ASSIGN(lock_, take_lock(config_.state_dir + "/daemon.lock"));
+  BP_ASSIGN(auto settings, make_settings());
+  BP_ASSIGN(auto keys, bus::load_or_make_key_pair(config_.state_dir + "/keys/daemon.key"));
+  settings.node_public_key = keys.public_key;
+  BP_ASSIGN(store_, storage::SqliteStore::open({config_.state_dir + "/journal.db"}));
+
+  const std::string stage_endpoint = "ipc://" + config_.run_dir + "/stage.sock";
+  transport_ = std::make_unique<RealTransport>(
+      executor_, TransportOptions{"ipc://" + config_.run_dir + "/client.sock", stage_endpoint,
+                                  config_.state_dir + "/node_endpoint", std::move(keys)});
+  processes_ = std::make_unique<RealProcesses>(
+      io_, ProcessesOptions{settings.bin_dir, config_.plugin_dir, config_.run_dir, config_.state_dir + "/logs",
+                            config_.log_level, stage_endpoint});
+  BP_TRY(transport_->open(
+      [this](shell::Channel c, const bus::Peer& p, const std::string& m) { shell_->on_message(c, p, m); },
+      [this](shell::Channel c, const std::string& id) { shell_->on_unreachable(c, id); }));
+  settings.node_endpoint = transport_->node_endpoint();
+
+  shell::Shell::Hooks hooks;
+  hooks.fatal = [this](Status s) {
+    BP_LOG(err, "journal.unusable", "{}", s.error().to_string());
+    end(kExitJournal, "the journal is unusable");
+  };
+  hooks.shutdown = [this] { end(kExitOk, "a client asked for it"); };
+  hooks.machine_findings = [settings] { return check_machine(settings); };
+  shell_ = std::make_unique<shell::Shell>(
+      shell::World{executor_, clock_, random_, *store_, *transport_, *processes_, logs_}, settings, std::move(hooks));
+  BP_TRY(shell_->start());
+  write_identity();
+  return transport_->open_clients();
+}
+
+void Daemon::write_identity() {
+  auto self = process_identity(::getpid());
+  if (!self.ok()) return;
+  Status written = write_file_atomic(config_.state_dir + "/daemon.pid",
+                                     std::to_string(self->pid) + " " + std::to_string(self->start_ticks) + " " +
+                                         self->boot_id + "\n");
+  if (!written.ok()) BP_LOG(warn, "pid_file.not_written", "{}", written.error().message);
+}
+
+void Daemon::end(int status, const char* why) {
+  BP_LOG(info, "daemon.stopping", "why={}", why);
+  notify_systemd("STOPPING=1");
+  status_ = status;
+  shell_->stop();
+  // Answers that were just given leave first.
+  executor_.after(50, [this] { io_.stop(); });
+}
+
+void Daemon::feed_watchdog() {
+  notify_systemd("WATCHDOG=1");
+  executor_.after(watchdog_ms(), [this] { feed_watchdog(); });
+}
+
+int Daemon::serve() {
+  signals_.async_wait([this](const boost::system::error_code& ec, int signal) {
+    if (!ec) end(kExitOk, signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  });
+  BP_LOG(info, "daemon.ready", "version={} state_dir={} run_dir={} nodes={} provider={} device={}", build_id(),
+         config_.state_dir, config_.run_dir, transport_->node_endpoint(), config_.provider, config_.device);
+  notify_systemd("READY=1");
+  if (watchdog_ms() > 0) feed_watchdog();
+  io_.run();
+  // Closures of the socket thread and the store refer to what is above them here.
+  transport_.reset();
+  store_.reset();
+  shell_.reset();
+  ::unlink((config_.state_dir + "/daemon.pid").c_str());
+  BP_LOG(info, "daemon.stopped", "status={}", status_);
+  return status_;
+}
+
+}  // namespace
+
+int run(const Config& config) {
+  Daemon daemon(config);
+  Status started = daemon.start();
+  if (!started.ok()) {
+    BP_LOG(err, "daemon.not_started", "{}", started.error().to_string());
+    return started.error().code == ErrorCode::kJournal ? kExitJournal : kExitFailed;
+  }
+  return daemon.serve();
+}
+
+}  // namespace bp::daemon
