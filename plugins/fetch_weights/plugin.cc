@@ -1,0 +1,3 @@
+#include "plugins/fetch_weights/stage.h"
+
+BP_EXPORT_STAGE("fetch_weights", 1, bp::stages::FetchWeights)

@@ -1,0 +1,3 @@
+#include "plugins/provision/stage.h"
+
+BP_EXPORT_STAGE("provision", 1, bp::stages::Provision)

@@ -1,0 +1,73 @@
+#include "plugins/serve/watch.h"
+
+#include <algorithm>
+
+namespace bp::stages {
+
+Result<Watch> Watch::from_inputs(sdk::StageContext& ctx) {
+  Watch w;
+  BP_ASSIGN(w.plan_, ctx.input_message<v1::DeploymentPlan>("validate.plan"));
+  BP_ASSIGN(w.pool_, ctx.input_message<v1::NodePool>("provision.pool"));
+  BP_ASSIGN(w.head_, ctx.input_message<v1::HeadReady>("start_head.head"));
+  BP_ASSIGN(w.ranks_, ctx.input_message<v1::RanksReady>("join_workers.ranks"));
+  return w;
+}
+
+Result<std::unique_ptr<sdk::HeadClient>> Watch::open_client(sdk::StageContext& ctx) const {
+  BP_ASSIGN(std::string key, ctx.secret("control_secret_key"));
+  sdk::HeadClientOptions options;
+  options.endpoint = head_.client_endpoint();
+  options.head_public_key = head_.head_public_key();
+  options.control_public_key = head_.control_public_key();
+  options.control_secret_key = Secret(std::move(key));
+  return sdk::HeadClient::open(std::move(options));
+}
+
+std::optional<sdk::StageResult> Watch::judge_notice(sdk::StageContext& ctx,
+                                                    const v1::NodeNotice& notice) const {
+  if (notice.node_lost()) {
+    return ctx.rewind("provision", Error{ErrorCode::kPeerLost, "node " + notice.node_id() + " is lost", {}});
+  }
+  if (!notice.has_process_ended()) return std::nullopt;
+  const auto& ended = notice.process_ended();
+  const Error why{ErrorCode::kPeerLost, ended.process_key() + " on node " + notice.node_id() + " ended (" +
+                                            ended.reason() + "); its log ends: " + ended.log_tail(), {}};
+  // Notices of generations before the present one come late: they are history.
+  if (ended.role() == v1::PROCESS_ROLE_HEAD) {
+    if (sdk::older_epoch(ended.epoch(), head_.epoch())) return std::nullopt;
+    return ctx.rewind("start_head", why);
+  }
+  if (sdk::older_epoch(ended.epoch(), ranks_.group_epoch())) return std::nullopt;
+  return ctx.rewind("join_workers", why);
+}
+
+std::optional<sdk::StageResult> Watch::judge_status(sdk::StageContext& ctx,
+                                                    const v1::HeadStatus& status) const {
+  if (status.has_group_error()) {
+    return ctx.rewind("join_workers",
+                      Error{ErrorCode::kPeerLost, "the group broke: " + status.group_error().message(), {}});
+  }
+  if (!status.serving() || !sdk::same_epoch(status.group_epoch(), ranks_.group_epoch())) {
+    return ctx.rewind("join_workers", Error{ErrorCode::kPeerLost, "the head has no serving group of ranks: " +
+                                                                      std::to_string(status.ranks_joined()) + " of " +
+                                                                      std::to_string(status.ranks_expected()) +
+                                                                      " joined", {}});
+  }
+  return std::nullopt;
+}
+
+std::optional<sdk::StageResult> Watch::judge_silence(sdk::StageContext& ctx, const Error& why) const {
+  for (const auto& node : pool_.nodes()) {
+    if (node.node_id() != head_.node_id()) continue;
+    sdk::NodeLink link(ctx, node);
+    auto processes = link.processes();
+    if (!processes.ok()) return sdk::node_failure(ctx, processes.error());
+    for (const auto& p : *processes) {
+      if (p.process_key() == head_.process_key() && sdk::same_epoch(p.epoch(), head_.epoch())) return std::nullopt;
+    }
+    return ctx.rewind("start_head", why);
+  }
+  return ctx.fail(Error{ErrorCode::kInternal, "the pool has no node " + head_.node_id(), {}});
+}
+
+}  // namespace bp::stages

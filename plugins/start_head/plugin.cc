@@ -1,0 +1,3 @@
+#include "plugins/start_head/stage.h"
+
+BP_EXPORT_STAGE("start_head", 1, bp::stages::StartHead)

@@ -1,0 +1,3 @@
+#include "plugins/validate/stage.h"
+
+BP_EXPORT_STAGE("validate", 1, bp::stages::Validate)
