@@ -40,7 +40,9 @@ struct RunnerComms {
 /// Bytes of the weights segment that `rank` needs (header included), and of the KV segment.
 Result<uint64_t> weights_segment_bytes(const WeightSource& source, const plan::ShardPlan& plan, uint32_t rank,
                                        bool exact);
-uint64_t kv_segment_bytes(const plan::ShardPlan& plan, uint32_t rank, uint32_t block_tokens, uint32_t blocks);
+/// KV elements are F16, in exact mode FP32.
+uint64_t kv_segment_bytes(const plan::ShardPlan& plan, uint32_t rank, uint32_t block_tokens, uint32_t blocks,
+                          bool exact);
 
 /// What ModelRunner::numerics_class() will say on this machine, known before anything is loaded.
 std::string numerics_class_here(bool exact);

@@ -1,0 +1,163 @@
+#include "runtime/layers/llama_layer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+namespace bp::rt {
+namespace {
+
+constexpr uint32_t kAttentionTokens = 16;   // query tokens of one item
+constexpr uint32_t kStoreTokens = 8;
+
+}  // namespace
+
+LlamaLayer::LlamaLayer(Shared* shared, uint32_t index, const LayerWeights& weights)
+    : s_(shared), index_(index), w_(weights) {}
+
+Status LlamaLayer::run(const StepContext& c, Deadline deadline) {
+  project_qkv(c);
+  const Activations mixed = s_->work->mixed.shape(c.tokens(), w_.o.cols, is_quantised(w_.o.type));
+  attention(c, mixed);
+  quantise_all(*s_->ops, *s_->pool, mixed);
+  BP_TRY(add_cut_sum(w_.o, mixed, "attention output", deadline));
+  return mlp(c, deadline);
+}
+
+void LlamaLayer::project_qkv(const StepContext& c) {
+  Workspace& work = *s_->work;
+  const uint32_t n = c.tokens();
+  const bool quantised = is_quantised(w_.q.type) || is_quantised(w_.k.type) || is_quantised(w_.v.type);
+  const Activations x = work.normed.shape(n, w_.q.cols, quantised);
+  normalise(*s_->ops, *s_->pool, work.hidden.data(), w_.attn_norm, s_->config.rms_norm_eps, x);
+  work.q.resize(size_t(n) * w_.q.rows);
+  work.k.resize(size_t(n) * w_.k.rows);
+  work.v.resize(size_t(n) * w_.v.rows);
+  const MatmulJob jobs[] = {{&w_.q, work.q.data(), w_.q.rows}, {&w_.k, work.k.data(), w_.k.rows},
+                            {&w_.v, work.v.data(), w_.v.rows}};
+  run_matmuls(*s_->ops, *s_->pool, jobs, x);
+  const uint32_t items = (n + kStoreTokens - 1) / kStoreTokens;
+  s_->pool->run(items, [&](uint32_t item, uint32_t) {
+    rotate_and_store(c, item * kStoreTokens, std::min(n, (item + 1) * kStoreTokens));
+  });
+}
+
+void LlamaLayer::rotate_and_store(const StepContext& c, uint32_t begin, uint32_t end) {
+  Workspace& work = *s_->work;
+  const KvShape& shape = s_->kv->shape();
+  const uint32_t dim = shape.head_dim, heads = s_->shard.q_heads.size();
+  for (uint32_t t = begin; t < end; ++t) {
+    const float* cos = work.cos.data() + size_t(t) * dim / 2;
+    const float* sin = work.sin.data() + size_t(t) * dim / 2;
+    s_->ops->rope(work.q.data() + size_t(t) * heads * dim, heads, dim, cos, sin);
+    float* k = work.k.data() + size_t(t) * shape.kv_heads * dim;
+    const float* v = work.v.data() + size_t(t) * shape.kv_heads * dim;
+    s_->ops->rope(k, shape.kv_heads, dim, cos, sin);
+    const auto& sequence = c.step->sequences(static_cast<int>(c.sequence_of[t]));
+    const uint32_t block = sequence.blocks(static_cast<int>(c.positions[t] / shape.block_tokens));
+    for (uint32_t h = 0; h < shape.kv_heads; ++h)
+      s_->ops->store_kv(s_->kv->block(index_, h, block), c.positions[t] % shape.block_tokens, shape.block_tokens, dim,
+                        shape.f16, k + size_t(h) * dim, v + size_t(h) * dim);
+  }
+}
+
+std::vector<LlamaLayer::AttentionItem> LlamaLayer::attention_items(const StepContext& c) const {
+  const plan::RankShard& shard = s_->shard;
+  const uint32_t per_kv = s_->config.shape.heads / s_->config.shape.kv_heads;
+  std::vector<AttentionItem> items;
+  for (int s = 0; s < c.step->sequences_size(); ++s) {
+    const auto tokens = static_cast<uint32_t>(c.step->sequences(s).tokens_size());
+    for (uint32_t kv = shard.kv_heads.begin; kv < shard.kv_heads.end; ++kv) {
+      const uint32_t h0 = std::max(kv * per_kv, shard.q_heads.begin) - shard.q_heads.begin;
+      const uint32_t h1 = std::min((kv + 1) * per_kv, shard.q_heads.end) - shard.q_heads.begin;
+      for (uint32_t t = 0; t < tokens; t += kAttentionTokens)
+        items.push_back({static_cast<uint32_t>(s), kv - shard.kv_heads.begin, h0, h1, t,
+                         std::min(tokens, t + kAttentionTokens)});
+    }
+  }
+  return items;
+}
+
+void LlamaLayer::attention(const StepContext& c, const Activations& out) {
+  std::vector<AttentionItem> items = attention_items(c);
+  s_->pool->run(static_cast<uint32_t>(items.size()),
+                [&](uint32_t i, uint32_t thread) { attend_item(c, out, items[i], thread); });
+}
+
+void LlamaLayer::attend_item(const StepContext& c, const Activations& out, const AttentionItem& item,
+                             uint32_t thread) {
+  Workspace& work = *s_->work;
+  const auto& sequence = c.step->sequences(static_cast<int>(item.sequence));
+  const uint32_t dim = s_->kv->shape().head_dim, heads = s_->shard.q_heads.size();
+  const KvView kv = s_->kv->view(index_, item.kv_head, sequence);
+  const uint32_t end = sequence.position() + item.token_end;
+  std::vector<float>& scratch = work.scratch[thread];
+  if (scratch.size() < size_t(kAttendRows) * (end + 16)) scratch.resize(size_t(kAttendRows) * (end + 16));
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  const float* q[kAttendRows];
+  float* o[kAttendRows];
+  uint32_t last[kAttendRows], rows = 0;
+  const auto flush = [&] {
+    if (rows > 0) s_->ops->attend(kv, rows, q, last, scale, o, scratch.data());
+    rows = 0;
+  };
+  for (uint32_t t = item.token_begin; t < item.token_end; ++t)
+    for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+      const size_t token = c.first_token[item.sequence] + t;
+      q[rows] = work.q.data() + (token * heads + h) * dim;
+      o[rows] = out.f + token * out.ld + size_t(h) * dim;
+      last[rows] = sequence.position() + t;
+      if (++rows == kAttendRows) flush();
+    }
+  flush();
+}
+
+Status LlamaLayer::add_cut_sum(const PackedMatrix& w, const Activations& x, const char* name, Deadline deadline) {
+  std::vector<int64_t>& sums = s_->work->sums;
+  const size_t n = size_t(x.tokens) * w.rows;
+  sums.resize(n + 1);
+  std::atomic<uint64_t> bad{0};
+  ThreadPool& pool = *s_->pool;
+  const uint32_t groups = w.groups();
+  const uint32_t items = std::min(groups, pool.threads() == 1 ? 1 : pool.threads() * 6);
+  pool.run(items, [&](uint32_t i, uint32_t) {
+    const auto begin = static_cast<uint32_t>(uint64_t(groups) * i / items);
+    const auto end = static_cast<uint32_t>(uint64_t(groups) * (i + 1) / items);
+    const uint64_t count = s_->ops->matmul_leaves(w, x, sums.data(), w.rows, begin, end);
+    if (count) bad.fetch_add(count, std::memory_order_relaxed);
+  });
+  sums[n] = static_cast<int64_t>(bad.load());
+  BP_TRY(s_->group->sum_leaves(std::span(sums.data(), n + 1),
+                               fmt::format("layer {} {}", s_->shard.layers.begin + index_, name), deadline));
+  s_->ops->add_fixed(s_->work->hidden.data(), sums.data(), n);
+  return {};
+}
+
+Status LlamaLayer::mlp(const StepContext& c, Deadline deadline) {
+  Workspace& work = *s_->work;
+  const uint32_t n = c.tokens(), columns = w_.gate.rows;
+  const Activations x =
+      work.normed.shape(n, w_.gate.cols, is_quantised(w_.gate.type) || is_quantised(w_.up.type));
+  normalise(*s_->ops, *s_->pool, work.hidden.data(), w_.ffn_norm, s_->config.rms_norm_eps, x);
+  const Activations gate = work.gate.shape(n, columns, is_quantised(w_.down.type));
+  if (work.up.size() < size_t(n) * columns) work.up.resize(size_t(n) * columns);
+  float* up = work.up.data();
+  ThreadPool& pool = *s_->pool;
+  const uint32_t groups = w_.gate.groups();
+  const uint32_t items = std::min(groups, pool.threads() == 1 ? 1 : pool.threads() * 6);
+  pool.run(items, [&](uint32_t i, uint32_t) {
+    const auto begin = static_cast<uint32_t>(uint64_t(groups) * i / items);
+    const auto end = static_cast<uint32_t>(uint64_t(groups) * (i + 1) / items);
+    s_->ops->matmul(w_.gate, x, gate.f, columns, begin, end);
+    s_->ops->matmul(w_.up, x, up, columns, begin, end);
+    const size_t from = size_t(begin) * kGroupRows, to = std::min<size_t>(columns, size_t(end) * kGroupRows);
+    for (uint32_t t = 0; t < n; ++t)
+      s_->ops->silu_mul(gate.f + size_t(t) * columns + from, up + size_t(t) * columns + from, to - from);
+  });
+  quantise_all(*s_->ops, pool, gate);
+  return add_cut_sum(w_.down, gate, "MLP output", deadline);
+}
+
+}  // namespace bp::rt

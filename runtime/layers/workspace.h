@@ -1,0 +1,50 @@
+// Workspace: the buffers of one rank's steps, grown to the largest step and kept. One thread.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "runtime/ops/ops.h"
+
+namespace bp::rt {
+
+/// Activations with their own memory.
+class ActivationBuffer {
+ public:
+  /// Room for [tokens, cols], quantised blocks too when `quantised`.
+  Activations shape(uint32_t tokens, uint32_t cols, bool quantised) {
+    const size_t n = size_t(tokens) * cols;
+    grow(f_, n);
+    Activations a{tokens, cols, cols, f_.data(), nullptr, nullptr, nullptr, nullptr};
+    if (!quantised) return a;
+    grow(q_, n);
+    grow(d_, n / kQuantBlock);
+    grow(s_, n / kQuantBlock);
+    grow(isum_, n / kQuantBlock);
+    a.q = q_.data();
+    a.d = d_.data();
+    a.s = s_.data();
+    a.isum = isum_.data();
+    return a;
+  }
+
+ private:
+  template <class T>
+  static void grow(std::vector<T>& v, size_t n) { if (v.size() < n) v.resize(n); }
+  std::vector<float> f_, d_, s_;
+  std::vector<int8_t> q_;
+  std::vector<int32_t> isum_;
+};
+
+struct Workspace {
+  std::vector<float> hidden;      // residual stream [tokens, hidden]
+  ActivationBuffer normed;        // [tokens, hidden]
+  std::vector<float> q, k, v;     // [tokens, heads of this rank, head_dim]
+  ActivationBuffer mixed;         // attention output [tokens, q heads * head_dim]
+  ActivationBuffer gate;          // [tokens, ffn columns of this rank]
+  std::vector<float> up;
+  std::vector<int64_t> sums;      // [tokens, hidden] and one count
+  std::vector<float> cos, sin;    // [tokens, head_dim / 2]
+  std::vector<std::vector<float>> scratch;  // by thread, for attention
+};
+
+}  // namespace bp::rt

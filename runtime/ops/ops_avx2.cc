@@ -1,0 +1,143 @@
+// Kernels for AVX2, FMA and F16C. Compiled with those flags; run only where cpuid has them.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "runtime/ops/kernel_types.h"
+#include "runtime/ops/ops.h"
+
+namespace bp::rt {
+namespace {
+
+constexpr const char* kOpsName = "avx2";
+constexpr bool kWideTile = false;
+
+struct F {
+  __m256 a, b;
+  static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  void store(float* p) const { _mm256_storeu_ps(p, a); _mm256_storeu_ps(p + 8, b); }
+  static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+  static F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  static F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+  static F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+  static F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+  static F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+  static F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+  static F first(F x, uint32_t n) {
+    const __m256i limit = _mm256_set1_epi32(static_cast<int>(n));
+    const __m256i lo = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), hi = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+    return {_mm256_and_ps(x.a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(limit, lo))),
+            _mm256_and_ps(x.b, _mm256_castsi256_ps(_mm256_cmpgt_epi32(limit, hi)))};
+  }
+  static F from_f16(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static __m256 scale_half(__m256 p, __m256 t) {
+    const __m256i n = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(_mm256_set1_ps(kRoundMagic)));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(n, 23)));
+  }
+  static F scale_by_power(F p, F t) { return {scale_half(p.a, t.a), scale_half(p.b, t.b)}; }
+};
+
+inline F load_weight(const F32Weight* p) { return F::load(&p->v); }
+inline F load_weight(const F16Weight* p) { return F::from_f16(&p->v); }
+inline __m256 widen_bf16(const BF16Weight* p) {
+  const __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+}
+inline F load_weight(const BF16Weight* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
+inline void store_element(F x, F32Weight* p) { x.store(&p->v); }
+inline void store_element(F x, F16Weight* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
+
+struct Acc { __m256i a, b; };
+using Bytes = Acc;
+inline Bytes load_bytes(const std::byte* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+inline Bytes low_nibbles(Bytes x) {
+  const __m256i m = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};
+}
+inline Bytes high_nibbles(Bytes x) {
+  const __m256i m = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4), m), _mm256_and_si256(_mm256_srli_epi16(x.b, 4), m)};
+}
+inline __m256i quad(const int8_t* x) {
+  int32_t v;
+  __builtin_memcpy(&v, x, 4);
+  return _mm256_set1_epi32(v);
+}
+inline __m256i dot_unsigned(__m256i acc, __m256i w, __m256i x) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+}
+/// Signed weights as |w| * (sign(w) * x): pairs stay within 16 bits, as |x| <= 127.
+inline __m256i dot_signed(__m256i acc, __m256i w, __m256i x) {
+  w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+  return dot_unsigned(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+inline Acc q8_init(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Acc q8_dot(Acc s, Bytes w, const int8_t* x) {
+  const __m256i xb = quad(x);
+  return {dot_signed(s.a, w.a, xb), dot_signed(s.b, w.b, xb)};
+}
+inline Acc q4_init() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Acc q4_dot(Acc s, Bytes w, const int8_t* x) {
+  const __m256i xb = quad(x);
+  return {dot_unsigned(s.a, w.a, xb), dot_unsigned(s.b, w.b, xb)};
+}
+inline F to_float(Acc s) { return {_mm256_cvtepi32_ps(s.a), _mm256_cvtepi32_ps(s.b)}; }
+
+inline float quantise_block(const float* x, int8_t* q, int32_t* sum) {
+  __m256i top = _mm256_setzero_si256();
+  for (int i = 0; i < 32; i += 8)
+    top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)),
+                                                 _mm256_set1_epi32(0x7fffffff)));
+  int32_t lanes[8], most = 0, total = 0;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), top);
+  for (int i = 0; i < 8; ++i) most = lanes[i] > most ? lanes[i] : most;
+  const float largest = __builtin_bit_cast(float, most);
+  const bool usable = most < 0x7f800000 && largest >= kQuantTiny;
+  const __m256 scale = _mm256_set1_ps(usable ? 127.0f / largest : 0.0f);
+  for (int i = 0; i < 32; i += 8) {
+    const __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), v);
+    for (int j = 0; j < 8; ++j) {
+      q[i + j] = static_cast<int8_t>(usable ? lanes[j] : 0);
+      total += q[i + j];
+    }
+  }
+  *sum = total;
+  if (usable) return largest / 127.0f;
+  return most >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
+}
+
+inline uint64_t add_to_fixed(F x, int64_t* sums) {
+  float a[16];
+  x.store(a);
+  uint64_t bad = 0;
+  for (int i = 0; i < 16; ++i) {
+    if (a[i] < kLeafMax && a[i] > -kLeafMax) sums[i] += _mm_cvtss_si64(_mm_set_ss(a[i] * kFixedOne));
+    else ++bad;
+  }
+  return bad;
+}
+
+inline float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+
+}  // namespace
+
+#include "runtime/ops/kernels.inl"
+
+const Ops& avx2_ops() {
+  static const VectorOps ops;
+  return ops;
+}
+
+}  // namespace bp::rt
+#endif

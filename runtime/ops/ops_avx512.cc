@@ -1,0 +1,107 @@
+// Kernels for AVX-512 F, BW, DQ, VL and VNNI. Compiled with those flags; run only where cpuid has them.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "runtime/ops/kernel_types.h"
+#include "runtime/ops/ops.h"
+
+namespace bp::rt {
+namespace {
+
+constexpr const char* kOpsName = "avx512-vnni";
+constexpr bool kWideTile = true;
+
+struct F {
+  __m512 v;
+  static F load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  static F zero() { return {_mm512_setzero_ps()}; }
+  static F set1(float x) { return {_mm512_set1_ps(x)}; }
+  static F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
+  static F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  static F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  static F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
+  static F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+  static F first(F a, uint32_t n) { return {_mm512_maskz_mov_ps(static_cast<__mmask16>((1u << n) - 1), a.v)}; }
+  static F from_f16(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static F scale_by_power(F p, F t) {
+    const __m512i n = _mm512_sub_epi32(_mm512_castps_si512(t.v), _mm512_castps_si512(_mm512_set1_ps(kRoundMagic)));
+    return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.v), _mm512_slli_epi32(n, 23)))};
+  }
+};
+
+inline F load_weight(const F32Weight* p) { return F::load(&p->v); }
+inline F load_weight(const F16Weight* p) { return F::from_f16(&p->v); }
+inline F load_weight(const BF16Weight* p) {
+  const __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))};
+}
+inline void store_element(F x, F32Weight* p) { x.store(&p->v); }
+inline void store_element(F x, F16Weight* p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+using Acc = __m512i;
+using Bytes = __m512i;
+inline Bytes load_bytes(const std::byte* p) { return _mm512_loadu_si512(p); }
+inline Bytes low_nibbles(Bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
+inline Bytes high_nibbles(Bytes b) { return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15)); }
+inline __m512i quad(const int8_t* x) {
+  int32_t v;
+  __builtin_memcpy(&v, x, 4);
+  return _mm512_set1_epi32(v);
+}
+/// Weights are stored with 128 added, so that they are unsigned: take 128 * sum(x) off again.
+inline Acc q8_init(int32_t isum) { return _mm512_set1_epi32(-128 * isum); }
+inline Acc q8_dot(Acc a, Bytes w, const int8_t* x) { return _mm512_dpbusd_epi32(a, w, quad(x)); }
+inline Acc q4_init() { return _mm512_setzero_si512(); }
+inline Acc q4_dot(Acc a, Bytes w, const int8_t* x) { return _mm512_dpbusd_epi32(a, w, quad(x)); }
+inline F to_float(Acc a) { return {_mm512_cvtepi32_ps(a)}; }
+
+inline float quantise_block(const float* x, int8_t* q, int32_t* sum) {
+  const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+  const __m512i clear = _mm512_set1_epi32(0x7fffffff);
+  const int32_t top = _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), clear),
+                                                               _mm512_and_si512(_mm512_castps_si512(b), clear)));
+  const float largest = __builtin_bit_cast(float, top);
+  if (top >= 0x7f800000 || largest < kQuantTiny) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_setzero_si256());
+    *sum = 0;
+    return top >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
+  }
+  const __m512 scale = _mm512_set1_ps(127.0f / largest);
+  const __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, scale)), qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, scale));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(qa));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(qb));
+  *sum = _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
+  return largest / 127.0f;
+}
+
+inline uint64_t add_to_fixed(F x, int64_t* sums) {
+  const __mmask16 ok = _mm512_cmp_ps_mask(_mm512_abs_ps(x.v), _mm512_set1_ps(kLeafMax), _CMP_LT_OQ);
+  const __m512 y = _mm512_mul_ps(x.v, _mm512_set1_ps(kFixedOne));
+  const __m512i lo = _mm512_maskz_cvtps_epi64(static_cast<__mmask8>(ok), _mm512_castps512_ps256(y));
+  const __m512i hi = _mm512_maskz_cvtps_epi64(static_cast<__mmask8>(ok >> 8), _mm512_extractf32x8_ps(y, 1));
+  _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), lo));
+  _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), hi));
+  return static_cast<uint64_t>(16 - __builtin_popcount(ok));
+}
+
+inline float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+
+}  // namespace
+
+#include "runtime/ops/kernels.inl"
+
+const Ops& avx512_ops() {
+  static const VectorOps ops;
+  return ops;
+}
+
+}  // namespace bp::rt
+#endif
