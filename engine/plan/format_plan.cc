@@ -20,12 +20,17 @@ std::string format_plan(const v1::Recipe& recipe, const v1::DeploymentPlan& plan
   out += fmt::format("deployment  {} ({})\n", recipe.canonical_name(), recipe.dialect());
   out += fmt::format("nodes       {} x {}, provider {}\n", plan.nodes_size(), plan.stand_in(),
                      plan.provider());
-  out += fmt::format(
-      "model       {}: {}, {}, {} layers, {} heads, {} KV heads, {:.1f} M parameters, {}\n",
-      m.name(), m.architecture(), m.weight_type(), m.layers(), m.heads(), m.kv_heads(),
-      static_cast<double>(m.parameter_count()) / 1e6, m.format());
+  out += fmt::format("model       {}", m.name());
+  if (m.layers() > 0) {
+    out += fmt::format(": {}, {}, {} layers, {} heads, {} KV heads, {:.1f} M parameters, {}\n",
+                       m.architecture(), m.weight_type(), m.layers(), m.heads(), m.kv_heads(),
+                       static_cast<double>(m.parameter_count()) / 1e6, m.format());
+  } else {
+    out += " (layers, bytes and objects are known once validate has read its header)\n";
+  }
   out += fmt::format("layout      TP {} x PP {} = {} ranks\n", plan.tp_size(), plan.pp_size(),
                      plan.ranks_size());
+  if (m.layers() == 0) return out;
   out += fmt::format("context     {} tokens a request, KV pool of {} blocks of {} tokens\n",
                      plan.max_context_tokens(), plan.kv_blocks(), plan.kv_block_tokens());
   out += fmt::format("objects     {} with {}\n", plan.objects_size(), megabytes(object_bytes));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bp/v1/recipe.pb.h"
+#include "engine/base/ids.h"
 #include "engine/plan/deployment_plan.h"
 #include "engine/shell/wire.h"
 
@@ -102,6 +103,7 @@ void add_endpoints(const core::RunState& run, v1::RunView* view) {
     view->set_stand_in(plan.stand_in());
   }
   auto it = run.body.inputs().find("recipe");
+  if (it != run.body.inputs().end()) view->set_recipe_digest(sha256_hex(it->second));
   if (view->stand_in().empty() && it != run.body.inputs().end() && recipe.ParseFromString(it->second)) {
     auto device = run.body.options().find("device");
     view->set_stand_in(plan::stand_in_text(device == run.body.options().end() ? "cpu" : device->second,

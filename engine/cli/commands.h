@@ -1,0 +1,49 @@
+// The commands of bp. Each returns the exit code: 0 done, 1 the deployment failed, 2 bad usage or
+// recipe, 3 no daemon reached, 4 no such thing. Results go to standard output, everything else to
+// standard error.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "bp/v1/common.pb.h"
+#include "engine/base/error.h"
+#include "engine/cli/embedded.h"
+#include "engine/cli/generate.h"
+#include "engine/cli/paths.h"
+
+namespace bp::cli {
+
+struct Options {
+  Paths paths;
+  bool json = false;
+  int64_t timeout_s = 3600;  // of commands that wait
+  // recipes
+  std::string recipe_file;  // "-": standard input
+  std::string par_file;
+  std::string idempotency_key;
+  std::string workflow;
+  EmbeddedOptions daemon;  // provider and device also go with the recipe
+  bool wait = false;
+  // one deployment
+  std::string id;
+  std::string stage, process, reason;
+  bool follow = false, until_ready = false, no_wait = false, all = false, replay = false;
+  GenerateOptions generate;
+};
+
+int run_up(const Options& o);
+int run_submit(const Options& o);
+int run_plan(const Options& o);
+int run_list(const Options& o);
+int run_show(const Options& o);
+int run_watch(const Options& o);
+int run_logs(const Options& o);
+int run_generate(const Options& o);
+int run_cancel(const Options& o);
+int run_retry(const Options& o);
+int run_stop(const Options& o);
+int run_doctor(const Options& o);
+int run_daemon_stop(const Options& o);
+int run_daemon_status(const Options& o);
+
+}  // namespace bp::cli
