@@ -90,19 +90,30 @@ void Agent::Impl::on_command(const v1::NodeCommand& c) {
   dispatch(c, from_proto(c.epoch()));
 }
 
+void Agent::Impl::finish(const std::string& bytes, uint64_t call_id, const Status& status, v1::NodeCommandReply answer) {
+  in_flight.erase(bytes);
+  reply(call_id, status, std::move(answer));
+}
+
 void Agent::Impl::dispatch(const v1::NodeCommand& c, Epoch epoch) {
   const uint64_t id = c.call_id();
   v1::NodeCommandReply out;
+  std::string bytes;
+  if (c.has_start() || c.has_stop() || c.has_release()) {
+    bytes = c.SerializeAsString();
+    if (!in_flight.insert(bytes).second) return;  // a repeat: the first one will be answered
+  }
   switch (c.what_case()) {
     case v1::NodeCommand::kStart:
-      return table.start(c.start(), epoch, [this, id](Result<v1::ProcessStatus> r) {
+      return table.start(c.start(), epoch, [this, id, bytes](Result<v1::ProcessStatus> r) {
         v1::NodeCommandReply started;
-        if (!r.ok()) return reply(id, r.error());
+        if (!r.ok()) return finish(bytes, id, r.error());
         *started.mutable_started() = std::move(*r);
-        reply(id, {}, std::move(started));
+        finish(bytes, id, {}, std::move(started));
       });
     case v1::NodeCommand::kStop:
-      return table.stop(c.stop().process_key(), c.stop().grace_ms(), [this, id](Status s) { reply(id, s); });
+      return table.stop(c.stop().process_key(), c.stop().grace_ms(),
+                        [this, id, bytes](Status s) { finish(bytes, id, s); });
     case v1::NodeCommand::kList:
       out.mutable_list();
       for (auto& p : table.list()) *out.mutable_list()->add_processes() = std::move(p);
@@ -126,7 +137,7 @@ void Agent::Impl::dispatch(const v1::NodeCommand& c, Epoch epoch) {
       return reply(id, {}, std::move(out));
     }
     case v1::NodeCommand::kRelease:
-      return release(id, c.release().grace_ms());
+      return release(bytes, id, c.release().grace_ms());
     case v1::NodeCommand::WHAT_NOT_SET:
       return reply(id, Error{ErrorCode::kProtocol, "node " + options.node_id + ": a command of no known kind", {}});
   }
@@ -152,35 +163,36 @@ Result<v1::LogChunk> Agent::Impl::read_log(const v1::ReadLog& wanted) const {
   return out;
 }
 
-void Agent::Impl::release(uint64_t call_id, int64_t grace_ms) {
+void Agent::Impl::release(const std::string& bytes, uint64_t call_id, int64_t grace_ms) {
   BP_LOG(info, "node.release", "node={} processes={}", options.node_id, table.list().size());
   releasing = true;
   fetches.stop();
-  table.stop_all(grace_ms, [this, call_id](std::vector<std::string> survivors) { released(call_id, std::move(survivors)); });
+  table.stop_all(grace_ms, [this, bytes, call_id](std::vector<std::string> survivors) {
+    Status s = released(std::move(survivors));
+    releasing = s.ok();
+    finish(bytes, call_id, s);
+    if (!s.ok()) return;
+    BP_LOG(info, "node.released", "node={}", options.node_id);
+    exit_timer.expires_after(std::chrono::milliseconds(kExitDelayMs));
+    exit_timer.async_wait([this](const boost::system::error_code&) { io.stop(); });
+  });
 }
 
-void Agent::Impl::released(uint64_t call_id, std::vector<std::string> survivors) {
+Status Agent::Impl::released(std::vector<std::string> survivors) {
   const auto marked = processes_marked(options.work_dir);
   for (const ProcessId& p : marked) (void)process_signal(p, SIGKILL);  // helpers of heads and ranks
+  const Deadline deadline = Deadline::in_ms(1'000);
   for (const ProcessId& p : marked) {
-    auto s = process_wait_gone(p, Deadline::in_ms(1'000));
-    if (!s.ok()) survivors.push_back("pid " + std::to_string(p.pid) + " is still there after SIGKILL");
+    if (process_wait_gone(p, deadline).ok()) continue;
+    survivors.push_back("pid " + std::to_string(p.pid) + " is still there after SIGKILL");
   }
   if (!survivors.empty()) {
     std::string text = "node " + options.node_id + " has survivors:";
     for (const auto& s : survivors) text += " " + s + ";";
-    releasing = false;
-    return reply(call_id, Error{ErrorCode::kNeedsHuman, text, {}});
+    return Error{ErrorCode::kNeedsHuman, text, {}};
   }
   table.segments().clear();
-  if (auto s = remove_tree(options.work_dir); !s.ok()) {
-    releasing = false;
-    return reply(call_id, s);
-  }
-  BP_LOG(info, "node.released", "node={}", options.node_id);
-  reply(call_id, {});
-  exit_timer.expires_after(std::chrono::milliseconds(kExitDelayMs));
-  exit_timer.async_wait([this](const boost::system::error_code&) { io.stop(); });
+  return remove_tree(options.work_dir);
 }
 
 }  // namespace bp::node

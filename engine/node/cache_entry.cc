@@ -169,7 +169,7 @@ Result<bool> CacheEntry::mark(uint64_t part) {
   return std::all_of(whole_.begin(), whole_.end(), [](bool w) { return w; });
 }
 
-Result<std::string> CacheEntry::digest() const {
+Result<std::string> CacheEntry::digest(const std::function<bool()>& cancelled) const {
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> ctx(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   if (!ctx || EVP_DigestInit_ex(ctx.get(), EVP_md5(), nullptr) != 1) {
     return Error{ErrorCode::kUnsupported, "this host's OpenSSL offers no MD5", {}};
@@ -179,6 +179,7 @@ Result<std::string> CacheEntry::digest() const {
     const ssize_t n = ::pread(part_.get(), buffer.data(), buffer.size(), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return errno_error("read " + dir_ + "/data.part", n == 0 ? EIO : errno);
+    if (cancelled()) return Error{ErrorCode::kCancelled, "cancelled while verifying", {}};
     EVP_DigestUpdate(ctx.get(), buffer.data(), static_cast<size_t>(n));
     at += static_cast<uint64_t>(n);
   }
@@ -187,10 +188,10 @@ Result<std::string> CacheEntry::digest() const {
   return out;
 }
 
-Status CacheEntry::finish(const std::string& md5) {
+Status CacheEntry::finish(const std::string& md5, const std::function<bool()>& cancelled) {
   const std::string path = dir_ + "/data.part";
   if (!md5.empty()) {
-    BP_ASSIGN(std::string found, digest());
+    BP_ASSIGN(std::string found, digest(cancelled));
     if (found != md5) {
       std::lock_guard lock(mutex_);
       whole_.assign(whole_.size(), false);

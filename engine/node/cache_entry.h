@@ -45,14 +45,14 @@ class CacheEntry {
   /// The part is on disk whole: durable when it returns. True when it was the last one.
   Result<bool> mark(uint64_t part);
   /// Checks the MD5 (16 bytes; empty: none) and makes it `data`. kCorruptData: the digest differs, all parts
-  /// were thrown away.
-  Status finish(const std::string& md5);
+  /// were thrown away. kCancelled.
+  Status finish(const std::string& md5, const std::function<bool()>& cancelled);
 
  private:
   CacheEntry(std::string dir, Fd lock, uint64_t size_bytes, uint64_t part_bytes);
   void read_ranges();
   Status save_ranges();
-  Result<std::string> digest() const;
+  Result<std::string> digest(const std::function<bool()>& cancelled) const;
 
   const std::string dir_;
   const Fd lock_;

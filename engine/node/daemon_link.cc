@@ -1,5 +1,8 @@
 #include "engine/node/daemon_link.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "engine/base/clock.h"
 #include "engine/base/files.h"
 #include "engine/base/log.h"
@@ -66,7 +69,8 @@ bool DaemonLink::tick() {
       if (socket_ < 0 || !(*address == address_) || stale) redial(*address);
     }
   }
-  return silent || !greeted_;
+  const bool unanswered = heard_ns_ < std::exchange(ticked_ns_, now);
+  return unanswered || !greeted_ || ++ticks_ % kGreetEveryTicks == 0;
 }
 
 void DaemonLink::heard() { heard_ns_ = monotonic_ns(); }

@@ -24,10 +24,12 @@ class DaemonLink {
  public:
   static constexpr int64_t kSilentMs = 1'000;
   static constexpr int64_t kRedialMs = 3'000;
+  static constexpr int kGreetEveryTicks = 10;
   DaemonLink(std::string daemon_file, bus::KeyPair keys, bus::SocketThread& sockets,
              std::function<void(std::string)> on_message);
   ~DaemonLink();
-  /// With every beat: looks after the connection. True when the daemon must be greeted (again).
+  /// With every beat: looks after the connection. True when the daemon must be greeted (again): it never
+  /// answered, left the last beat unanswered, or may have been restarted unnoticed since the last greeting.
   bool tick();
   /// A message of the daemon came in.
   void heard();
@@ -44,7 +46,8 @@ class DaemonLink {
   DaemonAddress address_;
   int socket_ = -1;
   bool greeted_ = false, file_error_logged_ = false;
-  int64_t heard_ns_ = 0, dialled_ns_ = 0;
+  int64_t heard_ns_ = 0, dialled_ns_ = 0, ticked_ns_ = 0;
+  int ticks_ = 0;
   uint64_t sequence_ = 0;
 };
 

@@ -204,7 +204,7 @@ Status FetchJob::fetch_part(Object& object, uint64_t part) {
 
 Status FetchJob::end_object(const std::shared_ptr<Object>& object) {
   const auto& w = object->wanted;
-  Status s = object->entry->finish(decode_md5(w.md5_base64()));
+  Status s = object->entry->finish(decode_md5(w.md5_base64()), [this] { return cancelled_.load(); });
   if (!s.ok() && s.error().code == ErrorCode::kCorruptData && object->resumed) {
     // Parts of an earlier run may be of other content: once more from the start.
     BP_LOG(warn, "fetch.restart", "key={} object=\"{}\" because what was resumed does not verify", fetch_key_, w.name());

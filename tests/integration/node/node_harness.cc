@@ -103,7 +103,7 @@ v1::NodeHello NodeHarness::wait_hello() {
   return {};
 }
 
-v1::NodeCommandReply NodeHarness::call(v1::NodeCommand command, uint64_t epoch, int64_t wait_ms) {
+uint64_t NodeHarness::post(v1::NodeCommand command, uint64_t epoch) {
   if (peer_.empty()) wait_hello();
   command.set_call_id(next_call_++);
   if (command.run_id().empty()) command.set_run_id("run-1");
@@ -114,10 +114,17 @@ v1::NodeCommandReply NodeHarness::call(v1::NodeCommand command, uint64_t epoch, 
   v1::NodeMessage m;
   *m.mutable_command() = command;
   (void)router_->send(peer_, m.SerializeAsString());
+  return command.call_id();
+}
+
+std::vector<ProcessId> NodeHarness::marked() const { return node::processes_marked(work_dir); }
+
+v1::NodeCommandReply NodeHarness::call(v1::NodeCommand command, uint64_t epoch, int64_t wait_ms) {
+  const uint64_t id = post(std::move(command), epoch);
   const Deadline deadline = Deadline::in_ms(wait_ms);
   while (!deadline.passed()) {
     auto in = receive(deadline);
-    if (in && in->has_reply() && in->reply().call_id() == command.call_id()) return in->reply();
+    if (in && in->has_reply() && in->reply().call_id() == id) return in->reply();
   }
   FAIL("no reply; the agent's log:\n" << read_file(dir / "agent.log", 1 << 20).value());
   return {};

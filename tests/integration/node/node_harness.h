@@ -35,6 +35,10 @@ class NodeHarness {
   std::string wait_log(const std::string& key, const std::string& text);
   v1::NodeCommandReply fetch(const v1::FetchObjects& wanted, uint64_t epoch = 1);
   v1::FetchStatus wait_fetch(const std::string& key, int64_t wait_ms = 20'000);
+  /// Sends a command without waiting for its reply.
+  uint64_t post(v1::NodeCommand command, uint64_t epoch);
+  /// Living processes that carry the folder's mark.
+  std::vector<ProcessId> marked() const;
   void send_raw(const std::string& payload);
   void pump(int64_t ms);         // only handle what comes in
 

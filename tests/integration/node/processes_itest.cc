@@ -223,3 +223,28 @@ TEST_CASE("node: releasing stops all, removes the folder, keeps the cache and en
   CHECK(::stat(h.work_dir.c_str(), &st) != 0);
   CHECK(::stat(h.cache_dir.c_str(), &st) == 0);
 }
+
+TEST_CASE("node: an agent killed at any moment of a start leaves no process unknown and none twice") {
+  NodeHarness h;
+  h.start_agent();
+  h.wait_hello();
+  uint64_t epoch = 1;
+  for (int round = 0; round < 12; ++round) {
+    ++epoch;
+    v1::NodeCommand c;
+    c.mutable_start()->set_process_key("rank-0");
+    c.mutable_start()->set_program("bp-rank");
+    h.post(c, epoch);
+    h.pump(round);  // milliseconds: some kills come before the fork, some in it, some after it
+    h.kill_agent();
+    CHECK(h.marked().size() <= 1);
+    h.start_agent();
+    h.wait_hello();
+    auto listed = h.processes();
+    auto there = h.marked();
+    REQUIRE(listed.size() == there.size());
+    if (!there.empty()) CHECK(node::from_proto(listed[0].identity()) == there[0]);
+  }
+  REQUIRE(!h.start("rank-0", epoch + 1, "").has_error());
+  CHECK(h.marked().size() == 1);
+}
