@@ -1,0 +1,20 @@
+// The descriptors that a rank is started with, and its config, checked.
+#pragma once
+#include "bp/v1/rank.pb.h"
+#include "engine/base/result.h"
+
+namespace bp::rt {
+
+/// Numbers of the descriptors that bp-node hands over; see README.md.
+struct RankFds {
+  int config = 3;
+  int lease = 4;
+  int weights = 5;
+  int kv = 6;
+  int comm = 7;      // only where ranks of one tensor group share the node
+};
+
+/// Reads and checks the config. kInvalidArgument names the field; kProtocol: no RankConfig.
+Result<v1::RankConfig> read_rank_config(int fd);
+
+}  // namespace bp::rt

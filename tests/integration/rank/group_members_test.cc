@@ -1,0 +1,55 @@
+#include "runtime/head/group_members.h"
+
+#include <catch2/catch.hpp>
+
+#include "runtime/comm/rank_protocol.h"
+
+using namespace bp;
+using namespace bp::rt;
+
+namespace {
+
+v1::RankHello hello(uint32_t rank, int pid) {
+  v1::RankHello h;
+  h.set_rank(rank);
+  h.set_build_id("b");
+  h.set_numerics_class("avx512");
+  h.set_model_key("m");
+  h.set_protocol(kRankProtocol);
+  h.mutable_process()->set_pid(pid);
+  return h;
+}
+
+}  // namespace
+
+TEST_CASE("group members: a hello said twice keeps its place, another process does not get it") {
+  GroupMembers g("b");
+  g.expect({1, 1}, 2);
+  CHECK(g.admit("x", hello(0, 10)).verdict == GroupMembers::Verdict::kJoined);
+  CHECK(g.admit("y", hello(0, 10)).verdict == GroupMembers::Verdict::kKnown);
+  CHECK(g.find("x") == nullptr);
+  CHECK(g.find("y") == &g.all()[0]);
+  CHECK(g.admit("z", hello(0, 11)).verdict == GroupMembers::Verdict::kRefused);
+  CHECK(g.admit("z", hello(2, 11)).verdict == GroupMembers::Verdict::kRefused);
+  CHECK(!g.all_at_least(JoinedRank::State::kJoined));
+  CHECK(g.admit("z", hello(1, 11)).verdict == GroupMembers::Verdict::kJoined);
+  CHECK(g.all_at_least(JoinedRank::State::kJoined));
+  CHECK(!g.all_at_least(JoinedRank::State::kLoaded));
+}
+
+TEST_CASE("group members: what does not fit is named on both sides, all of it at once") {
+  GroupMembers g("b");
+  g.expect({1, 1}, 2);
+  REQUIRE(g.admit("x", hello(0, 10)).verdict == GroupMembers::Verdict::kJoined);
+  auto h = hello(1, 11);
+  h.set_build_id("c");
+  h.set_numerics_class("portable");
+  h.set_model_key("n");
+  h.set_protocol(99);
+  auto a = g.admit("y", h);
+  CHECK(a.verdict == GroupMembers::Verdict::kMisfit);
+  for (const char* part : {"protocol is \"99\"", "build is \"c\", expected \"b\"", "\"portable\", expected \"avx512\"",
+                           "model is \"n\", expected \"m\""}) {
+    CHECK(a.reason.find(part) != std::string::npos);
+  }
+}
