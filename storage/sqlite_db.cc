@@ -1,6 +1,7 @@
 #include "storage/sqlite_db.h"
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 
 namespace bp::storage {
@@ -21,6 +22,13 @@ Error sqlite_error(sqlite3* db, std::string_view what) {
             "Keep the file for inspection and restore the newest backup in its place"};
   }
   return {ErrorCode::kJournal, text, {}};
+}
+
+Result<uint64_t> read_number(std::string_view text, std::string_view what) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc() && end == text.data() + text.size()) return value;
+  return Error{ErrorCode::kJournal, "the journal is damaged: " + std::string(what) + " is no number", {}};
 }
 
 Result<Statement> Statement::prepare(sqlite3* db, std::string_view sql) {

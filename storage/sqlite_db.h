@@ -15,6 +15,9 @@ namespace bp::storage {
 /// The error of the last call on `db`, in words: what was done, to which file.
 Error sqlite_error(sqlite3* db, std::string_view what);
 
+/// A number that the file holds as text; kJournal when it is none.
+Result<uint64_t> read_number(std::string_view text, std::string_view what);
+
 class Statement {
  public:
   Statement() = default;

@@ -71,7 +71,9 @@ Result<LiveState> load(Database& db) {
   live.last_run_number = uint64_t(number);
   live.last_outbox_id = uint64_t(outbox);
   auto incarnation = live.meta.find("incarnation");
-  if (incarnation != live.meta.end()) live.incarnation = std::stoull(incarnation->second);
+  if (incarnation != live.meta.end()) {
+    BP_ASSIGN(live.incarnation, read_number(incarnation->second, "its incarnation"));
+  }
   return live;
 }
 

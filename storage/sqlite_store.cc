@@ -35,6 +35,14 @@ Status grow_wal(const std::string& path, int pages) {
   return {};
 }
 
+// The names of new files are durable only when their folder is.
+Status sync_folder(const std::string& path) {
+  const std::string folder = path.find('/') == std::string::npos ? "." : path.substr(0, path.rfind('/') + 1);
+  Fd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd || ::fsync(fd.get()) != 0) return errno_error("fsync " + folder, errno);
+  return {};
+}
+
 Status create_private(const std::string& path) {
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd) return errno_error("open journal " + path, errno);
@@ -50,7 +58,11 @@ Status note_incarnation(Database& db, const std::string& path) {
   BP_ASSIGN(std::string noted, db.text("SELECT value FROM meta WHERE key = 'file_identity'"));
   if (noted == file) return {};
   BP_ASSIGN(std::string before, db.text("SELECT value FROM meta WHERE key = 'incarnation'"));
-  const uint64_t next = before.empty() ? 1 : std::stoull(before) + 1;
+  uint64_t next = 1;
+  if (!before.empty()) {
+    BP_ASSIGN(uint64_t known, read_number(before, "its incarnation"));
+    next = known + 1;
+  }
   BP_ASSIGN(Statement s, Statement::prepare(db.get(), "INSERT INTO meta(key, value) VALUES('file_identity', ?), "
                                                       "('incarnation', ?) ON CONFLICT(key) DO UPDATE SET "
                                                       "value = excluded.value"));
@@ -74,14 +86,15 @@ Status prepare_file(const SqliteOptions& o) {
     BP_TRY(migrate(db, o.path, migrations()));
     BP_TRY(note_incarnation(db, o.path));
   }
-  return grow_wal(o.path, o.wal_pages);
+  BP_TRY(grow_wal(o.path, o.wal_pages));
+  return sync_folder(o.path);
 }
 
 Result<Database> open_writer(const SqliteOptions& o) {
   BP_ASSIGN(Database db, Database::open(o.path, SQLITE_OPEN_READWRITE));
   for (const std::string& pragma :
        {std::string("synchronous = FULL"), std::string("foreign_keys = ON"), std::string("mmap_size = 0"),
-        "wal_autocheckpoint = " + std::to_string(o.wal_pages), std::string("journal_size_limit = -1")}) {
+        std::string("wal_autocheckpoint = 0"), std::string("journal_size_limit = -1")}) {
     BP_TRY(db.exec("PRAGMA " + pragma));
   }
   int keep = 1;  // the grown log stays when the last connection closes
@@ -126,6 +139,8 @@ struct SqliteStore::WriterThread {
         if (Status ok = writer.write(batches); !ok) broken = std::move(ok).error();
       }
       for (Pending& p : group) p.done(broken ? Status(*broken) : Status());
+      if (broken) continue;
+      if (Status ok = writer.checkpoint_if_due(); !ok) broken = std::move(ok).error();
     }
   }
 
@@ -159,7 +174,7 @@ Result<std::unique_ptr<SqliteStore>> SqliteStore::open(SqliteOptions options) {
   BP_TRY(prepare_file(options));
   std::unique_ptr<SqliteStore> store(new SqliteStore);
   BP_ASSIGN(Database db, open_writer(options));
-  BP_ASSIGN(SqliteWriter writer, SqliteWriter::open(std::move(db)));
+  BP_ASSIGN(SqliteWriter writer, SqliteWriter::open(std::move(db), options.wal_pages));
   store->reader_ = std::make_unique<Reader>();
   BP_ASSIGN(store->reader_->db, Database::open(options.path, SQLITE_OPEN_READONLY));
   store->writer_ = std::make_unique<WriterThread>(std::move(writer));

@@ -15,7 +15,8 @@ namespace bp::storage {
 struct SqliteOptions {
   std::string path;
   /// Size of the write-ahead log, written full of zeroes beforehand and reused: a commit that grows the
-  /// file costs twice. Also the checkpoint interval, which bounds how long a commit can be held up.
+  /// file costs twice. Also the checkpoint interval, which bounds how long a commit can be held up:
+  /// checkpoints run on the writer's thread after the callbacks, and their errors break the store too.
   int wal_pages = 1000;
 };
 

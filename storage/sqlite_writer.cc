@@ -9,9 +9,18 @@ constexpr size_t kLinksKept = 10'000;
 
 }  // namespace
 
-Result<SqliteWriter> SqliteWriter::open(Database db) {
+Result<SqliteWriter> SqliteWriter::open(Database db, int wal_pages) {
   SqliteWriter w;
   w.db_ = std::move(db);
+  w.wal_pages_ = wal_pages;
+  w.wal_length_ = std::make_unique<int>(0);
+  sqlite3_wal_hook(
+      w.db_.get(),
+      [](void* length, sqlite3*, const char*, int pages) {
+        *static_cast<int*>(length) = pages;
+        return SQLITE_OK;
+      },
+      w.wal_length_.get());
   const std::pair<Statement*, const char*> all[] = {
       {&w.begin_, "BEGIN IMMEDIATE"},
       {&w.commit_, "COMMIT"},
@@ -66,6 +75,14 @@ Status SqliteWriter::write(const std::vector<const Batch*>& group) {
   }
   if (links_.size() > kLinksKept) links_.clear();
   return {};
+}
+
+Status SqliteWriter::checkpoint_if_due() {
+  if (*wal_length_ < wal_pages_) return {};
+  *wal_length_ = 0;
+  const int rc = sqlite3_wal_checkpoint_v2(db_.get(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+  if (rc == SQLITE_OK || (rc & 0xff) == SQLITE_BUSY) return {};
+  return sqlite_error(db_.get(), "checkpoint");
 }
 
 Status SqliteWriter::put(const Batch& batch) {

@@ -11,11 +11,15 @@ namespace bp::storage {
 
 class SqliteWriter {
  public:
-  static Result<SqliteWriter> open(Database db);
+  /// `wal_pages`: checkpoint when the log has reached this many.
+  static Result<SqliteWriter> open(Database db, int wal_pages);
   SqliteWriter(SqliteWriter&&) = default;
 
   /// All or nothing; durable when OK. After an error the writer must not be used again.
   Status write(const std::vector<const Batch*>& group);
+  /// Moves the log into the file when it is long enough, so that it can be reused from its start. What a
+  /// long reader holds back is left for the next time.
+  Status checkpoint_if_due();
 
  private:
   SqliteWriter() = default;
@@ -30,6 +34,8 @@ class SqliteWriter {
   Database db_;
   Statement begin_, commit_, event_, link_, run_, stage_, timer_, drop_timer_, outbox_, drop_outbox_,
       secret_, drop_secrets_, meta_, root_;
+  int wal_pages_ = 0;
+  std::unique_ptr<int> wal_length_;  // pages, told by SQLite after each commit; its address must stay
   uint64_t last_seq_ = 0;
   std::string last_root_;
   std::map<std::string, std::string> links_;   // newest link of runs written lately
