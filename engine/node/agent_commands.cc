@@ -12,7 +12,7 @@
 namespace bp::node {
 namespace {
 constexpr uint32_t kLogChunkMax = 1 << 20;
-constexpr int kExitDelayMs = 300;  // for the last reply to leave
+constexpr int kExitDelayMs = 150;  // for the last reply to leave
 }  // namespace
 
 void Agent::Impl::on_message(const std::string& payload) {

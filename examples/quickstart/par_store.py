@@ -16,6 +16,7 @@ bucket is 404, as the real service has it. Only the Python standard library is n
 
     {"rules": [{"match": "*.gguf", "on": "get", "times": 3, "status": 500}]}
 
+or the list of rules alone; the first one that fits counts.
 match: shell pattern on the object name (of a listing: the bucket); on: "get", "list" or "any";
 times: how many requests the rule hits (default: all); and what happens: status, delay_ms (first wait),
 cut_after (close after that many bytes of body), bytes_per_s, redirect (a URL; {path} is the request's
@@ -38,6 +39,8 @@ import time
 import urllib.parse
 
 CHUNK = 64 * 1024
+FAULT_KEYS = {"match", "on", "times", "status", "delay_ms", "cut_after", "bytes_per_s", "redirect", "garbage",
+              "ignore_range", "wrong_bytes"}
 
 
 class Store:
@@ -64,11 +67,12 @@ class Store:
         return sorted(found)
 
     def path(self, bucket, name):
-        """The file of an object, or None: names that lead out of the bucket do not exist."""
-        folder = self.folder(bucket)
-        path = os.path.realpath(os.path.join(folder, name))
-        inside = path.startswith(folder + os.sep)
-        return path if inside and os.path.isfile(path) and not name.endswith("/") else None
+        """The file of an object, or None: names that lead out of the bucket do not exist. Symbolic links in
+        the bucket are the operator's own and are followed."""
+        if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
+            return None
+        path = os.path.join(self.folder(bucket), name)
+        return path if os.path.isfile(path) else None
 
     def md5(self, path):
         st = os.stat(path)
@@ -93,7 +97,7 @@ class Faults:
         self.path, self.stamp, self.rules, self.lock = path, None, [], threading.Lock()
 
     def take(self, kind, name):
-        """The rules that hit this request, merged; each hit is counted."""
+        """What the first rule that fits says; each hit is counted."""
         if not self.path:
             return {}
         with self.lock:
@@ -101,12 +105,14 @@ class Faults:
                 st = os.stat(self.path)
                 if (st.st_mtime_ns, st.st_size, st.st_ino) != self.stamp:
                     with open(self.path, encoding="utf-8") as f:
-                        self.rules = json.load(f).get("rules", [])
+                        found = json.load(f)
+                    self.rules = found.get("rules", []) if isinstance(found, dict) else found
+                    for key in {k for rule in self.rules for k in rule} - FAULT_KEYS:
+                        print(f"par_store: unknown fault \"{key}\"; known: {sorted(FAULT_KEYS)}", file=sys.stderr)
                     self.stamp = (st.st_mtime_ns, st.st_size, st.st_ino)
             except (OSError, ValueError) as e:
                 print(f"par_store: cannot read the faults: {e}", file=sys.stderr)
                 return {}
-            merged = {}
             for rule in self.rules:
                 if rule.get("on", "any") not in ("any", kind) or rule.get("times", 1) <= 0:
                     continue
@@ -114,8 +120,8 @@ class Faults:
                     continue
                 if "times" in rule:
                     rule["times"] -= 1
-                merged.update({k: v for k, v in rule.items() if k not in ("match", "on", "times")})
-            return merged
+                return {k: v for k, v in rule.items() if k not in ("match", "on", "times")}
+            return {}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -96,7 +96,7 @@ def test_cancel_while_fetching():
     with Site("cancel") as site:
         site.start_daemon()
         path = site.recipe("c")
-        site.store.set_faults([{"match": "gguf", "method": "GET", "bytes_per_second": 3_000_000}])
+        site.store.set_faults([{"match": "*gguf*", "on": "get", "bytes_per_s": 3_000_000}])
         run = json.loads(site.bp("submit", path, "--json").stdout)["id"]
         wait_until("fetch_weights to run",
                    lambda: (site.try_show(run) or {}).get("current_stage") == "fetch_weights", 30)
@@ -127,7 +127,7 @@ def test_store_faults():
     with Site("faults") as site:
         site.start_daemon()
         for status in (403, 404):
-            site.store.set_faults([{"match": "", "method": "GET", "status": status}])
+            site.store.set_faults([{"match": "*", "status": status}])
             name = f"status{status}"
             r = site.bp("submit", site.recipe(name), "--wait", ok=1)
             check(str(status) in r.stderr + r.stdout, f"{status} is not named:\n{r.stderr}")
@@ -140,8 +140,8 @@ def test_store_faults():
         path = site.recipe("lying", folder="lying", with_model=False)
         r = site.bp("submit", path, "--wait", ok=1)
         check("gguf" in (r.stderr + r.stdout).lower(), f"the file is not named:\n{r.stderr}")
-        site.store.set_faults([{"match": "gguf", "method": "GET", "status": 500, "count": 2},
-                               {"match": "gguf", "method": "GET", "cut_after": 100_000, "count": 2}])
+        site.store.set_faults([{"match": "*gguf*", "on": "get", "status": 500, "times": 2},
+                               {"match": "*gguf*", "on": "get", "cut_after": 100_000, "times": 2}])
         up(site, site.recipe("retried"), "retried", 120)
         site.bp("stop", "retried")
         check(not site.leftovers(), f"left over: {site.leftovers()}")
