@@ -156,7 +156,9 @@ int Daemon::serve() {
   transport_.reset();
   store_.reset();
   shell_.reset();
-  ::unlink((config_.state_dir + "/daemon.pid").c_str());
+  for (const auto& path : {config_.state_dir + "/daemon.pid", config_.run_dir + "/client.sock", config_.run_dir + "/stage.sock"}) {
+    ::unlink(path.c_str());
+  }
   BP_LOG(info, "daemon.stopped", "status={}", status_);
   return status_;
 }

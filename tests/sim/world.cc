@@ -1,0 +1,453 @@
+#include "tests/sim/world.h"
+
+#include <algorithm>
+
+#include "engine/core/core.h"
+
+namespace bp::sim {
+
+bool Scheduler::step() {
+  if (queue_.empty()) return false;
+  Due due = queue_.top();
+  queue_.pop();
+  now = std::max(now, due.at);
+  due.call();
+  return true;
+}
+
+struct World::Host {
+  std::string id;
+  ProcessId process;
+  bool living = true, acting = false, heard = false, cancelled = false, ignores_cancel = false, mute = false;
+  v1::AttemptRef ref;
+  v1::AttemptMode mode = v1::ATTEMPT_MODE_UNSPECIFIED;
+  bool keeps = false, ready = false;
+  std::unique_ptr<v1::AttemptResult> result;
+  int64_t heard_at = 0;
+  std::function<void(std::string)> watcher;
+};
+
+class World::SimClock final : public Clock {
+ public:
+  explicit SimClock(World& w) : w_(w) {}
+  int64_t wall_ms() const override { return 1'700'000'000'000 + w_.time.now; }
+  int64_t boot_ms() const override { return w_.time.now; }
+
+ private:
+  World& w_;
+};
+
+// Calls of a daemon that has crashed are forgotten.
+class World::SimExecutor final : public shell::Executor {
+ public:
+  explicit SimExecutor(World& w) : w_(w) {}
+  void post(std::function<void()> call) override {
+    w_.time.in(0, [alive = alive_, call = std::move(call)] { if (*alive) call(); });
+  }
+  TimerId after(int64_t ms, std::function<void()> call) override {
+    const TimerId id = next_++;
+    armed_.insert(id);
+    w_.time.in(ms, [this, alive = alive_, id, call = std::move(call)] {
+      if (*alive && armed_.erase(id)) call();
+    });
+    return id;
+  }
+  void cancel(TimerId id) override { armed_.erase(id); }
+  void kill() { *alive_ = false; }
+
+ private:
+  World& w_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  TimerId next_ = 1;
+  std::set<TimerId> armed_;
+};
+
+class World::SimRandom final : public shell::Random {
+ public:
+  explicit SimRandom(World& w) : w_(w) {}
+  std::string id(std::string_view prefix) override { return std::string(prefix) + "-" + std::to_string(w_.next_id_++); }
+
+ private:
+  World& w_;
+};
+
+// Commits take a while; a crash keeps any number of the first ones and loses the rest.
+class World::SimStore final : public storage::Store {
+ public:
+  explicit SimStore(World& w) : w_(w) {}
+  void commit(storage::Batch batch, std::function<void(Status)> done) override {
+    waiting_.push_back({std::move(batch), std::move(done)});
+    w_.time.in(w_.time.pick(0, 3), [this, alive = alive_] {
+      if (!*alive || waiting_.empty()) return;
+      auto [b, d] = std::move(waiting_.front());
+      waiting_.pop_front();
+      w_.journal.commit(std::move(b), std::move(d));
+    });
+  }
+  void crash() {
+    *alive_ = false;
+    for (auto& [batch, done] : waiting_) {
+      if (w_.time.chance(0.5)) break;
+      w_.journal.commit(std::move(batch), [](Status) {});
+    }
+  }
+  Result<storage::LiveState> load_live() override { return w_.journal.load_live(); }
+  Result<storage::RunRow> find_run(const std::string& id) override { return w_.journal.find_run(id); }
+  Result<std::optional<storage::RunRow>> find_idempotency_key(const std::string& key) override {
+    return w_.journal.find_idempotency_key(key);
+  }
+  Result<std::vector<storage::RunRow>> list_runs(bool all, uint32_t limit) override { return w_.journal.list_runs(all, limit); }
+  Result<std::vector<storage::StageRow>> stages_of(const std::string& id) override { return w_.journal.stages_of(id); }
+  Result<std::vector<storage::EventRow>> events_of(const std::string& id, uint64_t after, uint32_t limit) override {
+    return w_.journal.events_of(id, after, limit);
+  }
+  Result<std::map<std::string, std::string>> secrets_of(const std::string& id) override { return w_.journal.secrets_of(id); }
+  Result<std::vector<std::string>> check() override { return w_.journal.check(); }
+
+ private:
+  World& w_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  std::deque<std::pair<storage::Batch, std::function<void(Status)>>> waiting_;
+};
+
+class World::SimTransport final : public shell::Transport {
+ public:
+  explicit SimTransport(World& w) : w_(w) {}
+  void send(shell::Channel channel, const std::string& routing_id, std::string payload) override {
+    World& w = w_;
+    w.time.in(w.time.pick(0, 2), [&w, channel, routing_id, payload = std::move(payload)] {
+      if (channel == shell::Channel::kStages) return w.to_host(routing_id, payload);
+      v1::ClientReply reply;
+      if (reply.ParseFromString(payload)) w.replies_[reply.request_id()].push_back(std::move(reply));
+    });
+  }
+  void allow_node(const std::string&, const std::string&) override {}
+  void forbid_node(const std::string&) override {}
+
+ private:
+  World& w_;
+};
+
+class World::SimProcesses final : public shell::Processes {
+ public:
+  explicit SimProcesses(World& w) : w_(w) {}
+  Result<ProcessId> spawn_host(const shell::HostSpec& spec) override {
+    if (w_.time.chance(w_.behaviour.spawn_fails)) return Error{ErrorCode::kUnavailable, "fork: no more processes", {}};
+    auto host = std::make_unique<Host>();
+    host->id = spec.host_id;
+    host->process = ProcessId{w_.next_pid_++, 1, "boot"};
+    ++w_.hosts_started;
+    const ProcessId id = host->process;
+    w_.hosts_[spec.host_id] = std::move(host);
+    World& w = w_;
+    w.time.in(w.time.pick(1, 20), [&w, h = spec.host_id] {
+      if (w.time.chance(w.behaviour.crash_early)) return w.die(h);
+      w.hello(h);
+    });
+    return id;
+  }
+  std::optional<ProcessId> find_host(const std::string& id) override {
+    Host* h = w_.alive(id);
+    return h ? std::optional(h->process) : std::nullopt;
+  }
+  bool alive(const ProcessId& id) override {
+    Host* h = find(id);
+    return h && h->living;
+  }
+  void kill(const ProcessId& id) override {
+    Host* h = find(id);
+    if (!h) return;
+    World& w = w_;
+    w.time.in(w.time.pick(0, 2), [&w, host = h->id] { w.die(host); });
+  }
+  void watch(const ProcessId& id, std::function<void(std::string)> gone) override {
+    Host* h = find(id);
+    if (!h || !h->living) return w_.time.in(0, [gone] { gone("it ended"); });
+    h->watcher = std::move(gone);
+  }
+
+ private:
+  Host* find(const ProcessId& id) {
+    for (auto& [k, h] : w_.hosts_) {
+      if (h->process == id) return h.get();
+    }
+    return nullptr;
+  }
+  World& w_;
+};
+
+class World::SimLogs final : public shell::StageLogs {
+ public:
+  void append(const std::string& run, const std::string& stage, const std::string& line) override {
+    files_[run + "/" + stage] += line + "\n";
+  }
+  std::string read(const std::string& run, const std::string& stage, uint64_t offset, size_t max) override {
+    const std::string& f = files_[run + "/" + stage];
+    return offset >= f.size() ? "" : f.substr(offset, max);
+  }
+
+ private:
+  std::map<std::string, std::string> files_;
+};
+
+struct World::Daemon {
+  explicit Daemon(World& w) : clock(w), executor(w), random(w), store(w), transport(w), processes(w) {}
+  SimClock clock;
+  SimExecutor executor;
+  SimRandom random;
+  SimStore store;
+  SimTransport transport;
+  SimProcesses processes;
+  SimLogs logs;
+  std::unique_ptr<shell::Shell> shell;
+};
+
+World::World(uint64_t seed, Behaviour b) : time(seed), behaviour(b) {}
+World::~World() {
+  if (daemon_) daemon_->executor.kill();
+}
+
+void World::start_daemon() {
+  if (daemon_) return;
+  daemon_ = std::make_unique<Daemon>(*this);
+  shell::Settings s;
+  s.version = "sim";
+  s.boot_id = "boot";
+  s.secrets_key = Secret(std::string(32, 'k'));
+  s.workflows["default"] = three_stages();
+  daemon_->shell = std::make_unique<shell::Shell>(
+      shell::World{daemon_->executor, daemon_->clock, daemon_->random, daemon_->store, daemon_->transport,
+                   daemon_->processes, daemon_->logs},
+      s, shell::Shell::Hooks{[this](Status st) { violations.push_back("store: " + st.error().to_string()); }, [] {}, {}});
+  shell_ = daemon_->shell.get();
+  Status started = shell_->start();
+  if (!started.ok()) violations.push_back("start: " + started.error().to_string());
+}
+
+// kill -9: nothing more is said or done, and what was not durable is lost.
+void World::crash_daemon() {
+  if (!daemon_) return;
+  ++crashes;
+  daemon_->executor.kill();
+  daemon_->store.crash();
+  for (auto& [id, host] : hosts_) host->watcher = nullptr;
+  shell_ = nullptr;
+  daemon_->shell.reset();
+  daemon_.reset();
+}
+
+void World::run_for(int64_t ms) {
+  run_until([] { return false; }, ms);
+}
+
+bool World::run_until(const std::function<bool()>& done, int64_t ms) {
+  const int64_t end = time.now + ms;
+  bool over = false;
+  time.at(end, [&over] { over = true; });
+  while (!done()) {
+    if (over || !time.step()) return done();
+  }
+  // The mark stays in the queue: let it do no harm.
+  while (!over && time.step()) {}
+  return true;
+}
+
+void World::to_daemon(shell::Channel channel, const std::string& routing_id, std::string payload) {
+  time.in(time.pick(0, 2), [this, channel, routing_id, payload = std::move(payload)] {
+    if (shell_) shell_->on_message(channel, bus::Peer{routing_id, "uid:1"}, payload);
+  });
+}
+
+uint64_t World::ask(v1::ClientRequest request) {
+  const uint64_t id = next_request_++;
+  request.set_request_id(id);
+  request.set_protocol(1);
+  to_daemon(shell::Channel::kClients, "client", request.SerializeAsString());
+  return id;
+}
+
+v1::RunState World::state_of(const std::string& id) {
+  auto row = journal.find_run(id);
+  return row.ok() ? static_cast<v1::RunState>(row->state) : v1::RUN_STATE_UNSPECIFIED;
+}
+
+size_t World::living_hosts() const {
+  size_t n = 0;
+  for (const auto& [id, h] : hosts_) n += h->living;
+  return n;
+}
+
+World::Host* World::alive(const std::string& id) {
+  auto it = hosts_.find(id);
+  return it != hosts_.end() && it->second->living ? it->second.get() : nullptr;
+}
+
+void World::die(const std::string& id) {
+  Host* h = alive(id);
+  if (!h) return;
+  h->living = h->acting = false;
+  if (h->watcher) time.in(time.pick(0, 3), [w = std::move(h->watcher)] { w("killed by signal 9"); });
+}
+
+void World::say(Host& host, v1::StageMessage message) {
+  v1::StageBatch batch;
+  if (host.ref.run_id().size()) *message.mutable_ref() = host.ref;
+  *batch.add_messages() = std::move(message);
+  to_daemon(shell::Channel::kStages, host.id, batch.SerializeAsString());
+}
+
+void World::hello(const std::string& id) {
+  Host* h = alive(id);
+  if (!h) return;
+  if (!h->heard || time.now - h->heard_at > 2'000) {
+    v1::StageMessage m;
+    m.mutable_hello()->set_host_id(id);
+    say(*h, m);
+  }
+  time.in(1'000, [this, id] { hello(id); });
+}
+
+v1::WorkflowDefinition three_stages() {
+  v1::WorkflowDefinition w;
+  w.set_name("default");
+  w.set_version(1);
+  std::string before;
+  for (const char* name : {"make", "start", "serve"}) {
+    auto* s = w.add_stages();
+    s->set_name(name);
+    s->set_plugin(name);
+    if (!before.empty()) s->add_after(before);
+    s->set_has_destroy(true);
+    s->set_keeps_running(std::string(name) == "serve");
+    s->set_heartbeat_timeout_ms(5'000);
+    s->set_run_timeout_ms(60'000);
+    auto* r = s->mutable_retry();
+    r->set_max_attempts(1'000);
+    r->set_first_delay_ms(50);
+    r->set_multiplier(2);
+    r->set_max_delay_ms(2'000);
+    r->set_jitter(0.2);
+    before = name;
+  }
+  return w;
+}
+
+}  // namespace bp::sim
+
+// ---- stage hosts: what they hear, do and say ----
+namespace bp::sim {
+
+void World::to_host(const std::string& host_id, const std::string& payload) {
+  Host* h = alive(host_id);
+  v1::StageBatch batch;
+  if (!h || !batch.ParseFromString(payload)) return;
+  h->heard = true;
+  h->heard_at = time.now;
+  for (const auto& m : batch.messages()) {
+    if (m.has_run() && !h->ref.run_id().size()) begin(*h, m);
+    if (m.has_cancel() && h->acting) on_cancel(*h);
+    if (m.has_result_ack() && h->result) die(host_id);
+  }
+}
+
+// No two hosts may work at one stage of one run at a time.
+void World::begin(Host& host, const v1::StageMessage& m) {
+  for (const auto& [id, other] : hosts_) {
+    if (other->living && other->acting && other->ref.run_id() == m.ref().run_id() &&
+        other->ref.stage() == m.ref().stage()) {
+      violations.push_back("two attempts of " + m.ref().stage() + " act at once: epochs " +
+                           std::to_string(other->ref.epoch().counter()) + " and " +
+                           std::to_string(m.ref().epoch().counter()));
+    }
+  }
+  ++attempts_begun;
+  host.ref = m.ref();
+  host.mode = m.run().mode();
+  host.acting = true;
+  host.keeps = m.ref().stage() == "serve" && host.mode == v1::ATTEMPT_MODE_APPLY;
+  host.ignores_cancel = time.chance(behaviour.ignore_cancel);
+  const std::string id = host.id;
+  beat(id);
+  const bool calm = host.mode == v1::ATTEMPT_MODE_DESTROY;
+  v1::AttemptResult result;
+  if (time.chance(behaviour.crash)) return time.in(time.pick(0, 400), [this, id] { die(id); });
+  if (time.chance(behaviour.hang)) {
+    host.mute = host.ignores_cancel = true;
+    return;
+  }
+  if (!calm && time.chance(behaviour.rewind)) {
+    result.set_outcome(v1::AttemptResult::FAILED);
+    result.mutable_error()->set_code("BP_PEER_LOST");
+    result.set_rewind_to_stage("make");
+  } else if (time.chance(behaviour.fail)) {
+    result.set_outcome(v1::AttemptResult::FAILED);
+    result.mutable_error()->set_code("BP_UNAVAILABLE");
+    result.mutable_error()->set_message("not now");
+  } else if (!calm && time.chance(behaviour.fail_for_good)) {
+    result.set_outcome(v1::AttemptResult::FAILED);
+    result.mutable_error()->set_code("BP_INVALID_ARGUMENT");
+  } else if (host.keeps) {
+    return time.in(time.pick(5, 300), [this, id] {
+      if (Host* h = alive(id)) {
+        h->ready = true;
+        beat(id);
+      }
+    });
+  } else {
+    result.set_outcome(v1::AttemptResult::SUCCEEDED);
+    (*result.mutable_outputs())["out"] = "made by " + std::to_string(m.ref().epoch().counter());
+    result.set_handle("handle");
+  }
+  time.in(time.pick(1, 500), [this, id, result] { finish(id, result); });
+}
+
+void World::beat(const std::string& id) {
+  Host* h = alive(id);
+  if (!h || !h->acting || h->mute) return;
+  v1::StageMessage m;
+  m.mutable_beat()->mutable_progress()->set_done(static_cast<uint64_t>(time.now));
+  m.mutable_beat()->set_handle("handle");
+  if (time.chance(0.2)) m.mutable_beat()->set_checkpoint("at " + std::to_string(time.now));
+  m.mutable_beat()->set_ready(h->ready);
+  say(*h, m);
+  time.in(500, [this, id] { beat(id); });
+}
+
+void World::on_cancel(Host& host) {
+  if (host.cancelled || host.ignores_cancel) return;
+  host.cancelled = true;
+  v1::AttemptResult result;
+  result.set_outcome(v1::AttemptResult::CANCELLED);
+  time.in(time.pick(1, 300), [this, id = host.id, result] { finish(id, result); });
+}
+
+void World::finish(const std::string& id, v1::AttemptResult result) {
+  Host* h = alive(id);
+  if (!h || !h->acting) return;
+  h->acting = false;
+  h->result = std::make_unique<v1::AttemptResult>(std::move(result));
+  repeat_result(id);
+}
+
+void World::repeat_result(const std::string& id) {
+  Host* h = alive(id);
+  if (!h) return;
+  v1::StageMessage m;
+  *m.mutable_result() = *h->result;
+  say(*h, m);
+  time.in(500, [this, id] { repeat_result(id); });
+}
+
+std::string small_recipe(const std::string& name) {
+  return R"({"recipe_id": "sim", "recipe_mode": "raycluster", "deployment_name": ")" + name + R"(",
+    "recipe_node_shape": "VM.GPU.A10.2",
+    "input_object_storage": [{"par": "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/secret-token/n/ns/b/bucket/o/",
+       "mount_location": "/models", "volume_size_in_gbs": 50, "include": ["m"]}],
+    "recipe_node_pool_size": 2, "recipe_node_boot_volume_size_in_gbs": 200, "recipe_nvidia_gpu_count": 2,
+    "recipe_ephemeral_storage_size": 100, "recipe_container_port": "8000",
+    "recipe_raycluster_params": {"model_path_in_container": "/models/m", "head_node_num_cpus": "8",
+      "head_node_num_gpus": "2", "head_node_cpu_mem_in_gbs": "64", "num_worker_nodes": "1",
+      "worker_node_num_cpus": "8", "worker_node_num_gpus": "2", "worker_node_cpu_mem_in_gbs": "64"}})";
+}
+
+}  // namespace bp::sim
