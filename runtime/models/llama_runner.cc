@@ -74,9 +74,7 @@ class LlamaRunner final : public ModelRunner {
     return result;
   }
 
-  std::string numerics_class() const override {
-    return fmt::format("{}/{}", shared_.ops->name(), exact_ ? "exact-f32" : "fixed-order-q8");
-  }
+  std::string numerics_class() const override { return numerics_class_here(exact_); }
 
   std::vector<float> TEST_last_logits() const override { return logits_; }
 
@@ -224,6 +222,10 @@ Status check_options(const RunnerOptions& o, const RunnerComms& comms, const Run
 }
 
 }  // namespace
+
+std::string numerics_class_here(bool exact) {
+  return fmt::format("{}/{}", best_ops().name(), exact ? "exact-f32" : "fixed-order-q8");
+}
 
 Result<uint64_t> weights_segment_bytes(const WeightSource& source, const plan::ShardPlan& plan, uint32_t rank,
                                        bool exact) {

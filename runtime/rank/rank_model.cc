@@ -14,7 +14,8 @@ class OpenedModel final : public RankModel {
   std::string numerics_class() const override { return numerics_class_here(options_.exact); }
   uint64_t weights_bytes() const override { return weights_bytes_; }
   uint64_t kv_bytes() const override {
-    return kv_segment_bytes(options_.plan, options_.rank, options_.kv_block_tokens, options_.kv_blocks);
+    return kv_segment_bytes(options_.plan, options_.rank, options_.kv_block_tokens, options_.kv_blocks,
+                            options_.exact);
   }
   Result<std::unique_ptr<ModelRunner>> load(RunnerMemory memory, RunnerComms comms,
                                             const std::function<void(uint64_t, uint64_t)>& progress,
