@@ -105,6 +105,8 @@ Status RankWork::load() {
                  "It belongs to another model or layout: the node must make it anew"};
   }
   BP_TRY(weights_->seal_writes());
+  BP_LOG(info, "weights.loaded", "rank={} weight_bytes={} kv_bytes={} kernels={} reused={}", config_.rank(),
+         weights_->bytes().size(), kv_->bytes().size(), runner_->numerics_class(), reused);
   v1::RankMessage m;
   auto* r = m.mutable_ready();
   r->set_weight_bytes(weights_->bytes().size());
