@@ -15,13 +15,15 @@ namespace bp::cli {
 
 int fail(const Options& o, const Error& error, const v1::ErrorInfo* info) {
   if (o.json) print_line(error_json(error, info));
-  fmt::print(stderr, "bp: {}: {}\n", error_name(error.code), redact(error.message));
-  if (info && error.message.find("$") == std::string::npos) {
+  if (info && info->problems_size() > 0) {
+    fmt::print(stderr, "bp: {}: {} problems\n", error_name(error.code), info->problems_size());
     for (const auto& p : info->problems()) {
-      fmt::print(stderr, "  {}: found {}, expected {}; {}\n", p.path(), p.found(), p.expected(),
-                 p.remedy());
+      fmt::print(stderr, "  {}: found {}, expected {}\n    -> {}\n", p.path(), p.found(),
+                 p.expected(), p.remedy());
     }
+    return error_exit_code(error.code);
   }
+  fmt::print(stderr, "bp: {}: {}\n", error_name(error.code), redact(error.message));
   fmt::print(stderr, "    {}\n", error.what_to_do());
   return error_exit_code(error.code);
 }

@@ -9,7 +9,7 @@
 
 namespace bp::cli {
 
-/// Prints the error (and its problems) and returns its exit code. With --json also as JSON on
+/// Prints the error, or the problems of `info` one by one, and returns its exit code. With --json also as JSON on
 /// standard output.
 int fail(const Options& o, const Error& error, const v1::ErrorInfo* info = nullptr);
 

@@ -4,6 +4,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/cli/json_view.h"
+#include "engine/cli/session.h"
 
 namespace bp::cli {
 namespace {
@@ -53,7 +54,8 @@ std::string headline(const v1::RunView& run) {
   std::string s = fmt::format("{} ({})  {}", run.name(), run.id(), state_word(run.state()));
   if (!run.stand_in().empty()) s += "  on " + run.stand_in();
   if (run.recoveries() > 0) s += fmt::format("  recovered {} times", run.recoveries());
-  if (!run.waiting_for().empty()) s += "  waiting for " + one_line(run.waiting_for(), 100);
+  if (!run.waiting_for().empty() && !run_rests(run.state()))
+    s += "  waiting for " + one_line(run.waiting_for(), 100);
   return s;
 }
 

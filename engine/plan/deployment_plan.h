@@ -18,8 +18,8 @@ struct StoredObject {
   std::string md5_base64;
 };
 
-/// Applies include/exclude (see ObjectStorage.include) and maps names below mount locations. Problems: an include that matches
-/// nothing, a name that is absolute or holds "..", two objects on one path, more than the volume holds,
+/// Applies include/exclude (see ObjectStorage.include) and maps names below mount locations. Problems: an
+/// include that matches nothing, a name that is absolute or holds "..", two objects on one path, more than the volume holds,
 /// no model at model_path (what was found beside it).
 struct ObjectSelection {
   std::vector<v1::PlannedObject> objects;
