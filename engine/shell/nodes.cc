@@ -129,9 +129,10 @@ void NodeRegistry::on_message(const bus::Peer& peer, const v1::NodeMessage& m) {
   const std::string run_id(user.substr(kUserPrefix.size(), slash - kUserPrefix.size()));
   Node* node = find(run_id, std::string(user.substr(slash + 1)));
   if (!node) return;
-  seen(*node, peer.routing_id);
+  const bool fresh = seen(*node, peer.routing_id);
+  if (m.has_hello()) return on_hello(*node, m.hello(), fresh);
+  if (fresh) send_calls(*node, /*again=*/true);
   switch (m.body_case()) {
-    case v1::NodeMessage::kHello: return on_hello(*node, m.hello());
     case v1::NodeMessage::kReply: return on_reply(*node, m.reply());
     case v1::NodeMessage::kProcessEnded: return on_ended(*node, m.process_ended());
     case v1::NodeMessage::kBeat: {
@@ -148,16 +149,15 @@ void NodeRegistry::on_message(const bus::Peer& peer, const v1::NodeMessage& m) {
   }
 }
 
-// Any word of a node proves that it is there.
-void NodeRegistry::seen(Node& node, const std::string& routing_id) {
+// Any word of a node proves that it is there. True: over a new connection, so that what was sent over the old
+// one may be lost.
+bool NodeRegistry::seen(Node& node, const std::string& routing_id) {
   node.seen_boot_ms = world_.clock.boot_ms();
   const bool reconnected = node.routing_id != routing_id;
   const bool came = node.state != NodeState::kUp;
   node.routing_id = routing_id;
   node.state = NodeState::kUp;
-  if (!came && !reconnected) return;
-  send_calls(node, /*again=*/true);
-  if (!came) return;
+  if (!came) return reconnected;
   BP_LOG(info, "node.up", "run={} node={}", node.run_id, node.node_id);
   v1::NodeNotice notice;
   notice.set_node_id(node.node_id);
@@ -165,9 +165,10 @@ void NodeRegistry::seen(Node& node, const std::string& routing_id) {
   hooks_.notice(node.run_id, notice);
   hooks_.changed(node.run_id);
   arm_check();
+  return true;
 }
 
-void NodeRegistry::on_hello(Node& node, const v1::NodeHello& hello) {
+void NodeRegistry::on_hello(Node& node, const v1::NodeHello& hello, bool fresh) {
   v1::NodeMessage message;
   auto* ack = message.mutable_hello_ack();
   if (hello.node_id() != node.node_id || hello.run_id() != node.run_id) {
@@ -182,7 +183,7 @@ void NodeRegistry::on_hello(Node& node, const v1::NodeHello& hello) {
   for (const auto& p : hello.processes()) node.processes[p.process_key()] = p;
   *ack->mutable_epoch() = hooks_.fence(node.run_id);
   send(node, std::move(message));
-  send_calls(node, /*again=*/true);
+  if (fresh) send_calls(node, /*again=*/true);
   hooks_.changed(node.run_id);
 }
 

@@ -71,10 +71,10 @@ class NodeRegistry {
     Done done;
   };
   Node* find(const std::string& run_id, const std::string& node_id);
-  void on_hello(Node& node, const v1::NodeHello& hello);
+  void on_hello(Node& node, const v1::NodeHello& hello, bool fresh);
   void on_reply(const Node& node, const v1::NodeCommandReply& reply);
   void on_ended(Node& node, const v1::ProcessEnded& ended);
-  void seen(Node& node, const std::string& routing_id);
+  bool seen(Node& node, const std::string& routing_id);
   void send_calls(const Node& node, bool again);
   void send(const Node& node, v1::NodeMessage message);
   void expire(uint64_t call_id);
