@@ -28,8 +28,9 @@ constexpr Block4 kBlocks4[] = {
     {ip4(100, 64, 0, 0), 10, AddressClass::kPrivate},
     {ip4(198, 18, 0, 0), 15, AddressClass::kPrivate},
     {ip4(169, 254, 0, 0), 16, AddressClass::kForbidden},
-    {ip4(192, 0, 0, 0), 24, AddressClass::kForbidden},  // protocol assignments, some metadata services
-    {ip4(224, 0, 0, 0), 3, AddressClass::kForbidden},   // multicast, reserved, broadcast
+    {ip4(192, 0, 0, 0), 24,
+     AddressClass::kForbidden},  // protocol assignments, some metadata services
+    {ip4(224, 0, 0, 0), 3, AddressClass::kForbidden},  // multicast, reserved, broadcast
 };
 
 AddressClass classify4(uint32_t host_order) {
@@ -52,9 +53,10 @@ AddressClass classify6(const uint8_t* a) {
   if (std::memcmp(a, kZero, 15) == 0) return AddressClass::kPrivate;     // :: and ::1
   if (std::memcmp(a, kZero, 12) == 0) return classify4(embedded4(a + 12));
   if (a[0] == 0xfe && (a[1] & 0xc0) == 0x80) return AddressClass::kForbidden;  // fe80::/10
-  if (a[0] == 0xfe && (a[1] & 0xc0) == 0xc0) return AddressClass::kPrivate;    // fec0::/10, site-local
-  if ((a[0] & 0xfe) == 0xfc) return AddressClass::kPrivate;                    // fc00::/7
-  if (a[0] == 0xff) return AddressClass::kForbidden;                           // multicast
+  if (a[0] == 0xfe && (a[1] & 0xc0) == 0xc0)
+    return AddressClass::kPrivate;                           // fec0::/10, site-local
+  if ((a[0] & 0xfe) == 0xfc) return AddressClass::kPrivate;  // fc00::/7
+  if (a[0] == 0xff) return AddressClass::kForbidden;         // multicast
   return AddressClass::kPublic;
 }
 
@@ -77,9 +79,11 @@ AddressClass classify_address(const sockaddr* address, socklen_t size) {
 std::string address_text(const sockaddr* address, socklen_t size) {
   char text[INET6_ADDRSTRLEN] = "an address that is not IP";
   if (address->sa_family == AF_INET && size >= sizeof(sockaddr_in)) {
-    ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(address)->sin_addr, text, sizeof text);
+    ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(address)->sin_addr, text,
+                sizeof text);
   } else if (address->sa_family == AF_INET6 && size >= sizeof(sockaddr_in6)) {
-    ::inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr, text, sizeof text);
+    ::inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr, text,
+                sizeof text);
   }
   return text;
 }

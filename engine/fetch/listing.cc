@@ -9,14 +9,16 @@ namespace json = boost::json;
 namespace {
 
 Error bad(const std::string& where, const std::string& found, const std::string& expected) {
-  return {ErrorCode::kCorruptData, "listing: at " + where + " found " + found + ", expected " + expected,
+  return {ErrorCode::kCorruptData,
+          "listing: at " + where + " found " + found + ", expected " + expected,
           "Check that the address is that of an object store"};
 }
 
 std::string kind_name(const json::value& v) { return json::to_string(v.kind()); }
 
 // An optional text field; null counts as absent.
-Result<std::string> text_of(const json::object& o, const char* key, const std::string& where, size_t max) {
+Result<std::string> text_of(const json::object& o, const char* key, const std::string& where,
+                            size_t max) {
   const json::value* v = o.if_contains(key);
   if (!v || v->is_null()) return std::string();
   if (!v->is_string()) return bad(where + "." + key, kind_name(*v), "a string");
@@ -42,7 +44,8 @@ Result<ObjectInfo> object_of(const json::value& v, const std::string& where) {
   } else {
     return bad(where + ".size", json::serialize(*size).substr(0, 40), "a number of bytes");
   }
-  if (info.size_bytes > uint64_t{1} << 50) return bad(where + ".size", "more than 2^50", "a real size");
+  if (info.size_bytes > uint64_t{1} << 50)
+    return bad(where + ".size", "more than 2^50", "a real size");
   BP_ASSIGN(info.etag, text_of(o, "etag", where, 256));
   BP_ASSIGN(info.md5_base64, text_of(o, "md5", where, 256));
   return info;
@@ -65,7 +68,9 @@ Result<ListPage> parse_list_page(std::string_view text) {
   ListPage page;
   const auto& array = objects->get_array();
   if (array.size() > static_cast<size_t>(limits::kObjectsMax)) {
-    return Error{ErrorCode::kTooLarge, "listing: one page holds " + std::to_string(array.size()) + " objects", {}};
+    return Error{ErrorCode::kTooLarge,
+                 "listing: one page holds " + std::to_string(array.size()) + " objects",
+                 {}};
   }
   page.objects.reserve(array.size());
   for (size_t i = 0; i < array.size(); ++i) {

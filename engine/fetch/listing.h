@@ -14,8 +14,8 @@ struct ListPage {
   std::string next_start;  // empty: this was the last page
 };
 
-/// Reads {"objects": [{"name", "size", "md5", "etag"}], "nextStartWith"}. kCorruptData says where, what was
-/// found and what was expected.
+/// Reads {"objects": [{"name", "size", "md5", "etag"}], "nextStartWith"}. kCorruptData says where,
+/// what was found and what was expected.
 Result<ListPage> parse_list_page(std::string_view json);
 
 }  // namespace bp::fetch

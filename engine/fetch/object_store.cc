@@ -46,29 +46,35 @@ class ParStore final : public ObjectStore {
       BP_ASSIGN(auto page, list_page(prefix, start, deadline));
       if (out.size() + page.objects.size() > static_cast<size_t>(limits::kObjectsMax)) {
         return Error{ErrorCode::kTooLarge,
-                     "list " + url_.place + ": more than " + std::to_string(limits::kObjectsMax) + " objects",
+                     "list " + url_.place + ": more than " + std::to_string(limits::kObjectsMax) +
+                         " objects",
                      "Narrow it with `include` in the recipe"};
       }
       for (auto& o : page.objects) out.push_back(std::move(o));
       if (page.next_start.empty()) return out;
       // Names are listed in byte order: a page that does not go on would make this loop endless.
       if (page.next_start <= start) {
-        return Error{ErrorCode::kCorruptData, "list " + url_.place + ": nextStartWith does not advance", {}};
+        return Error{
+            ErrorCode::kCorruptData, "list " + url_.place + ": nextStartWith does not advance", {}};
       }
       start = page.next_start;
     }
   }
 
-  Result<std::string> read(const std::string& name, uint64_t offset, uint64_t size, Deadline deadline) override {
+  Result<std::string> read(const std::string& name, uint64_t offset, uint64_t size,
+                           Deadline deadline) override {
     if (size > static_cast<uint64_t>(limits::kRangeBytes) * 4) {
       return Error{ErrorCode::kTooLarge, "read of " + std::to_string(size) + " bytes at once", {}};
     }
     std::string out;
     out.reserve(size);
-    BP_TRY(range({name, 0, {}, {}}, false, offset, size, [&](std::string_view piece) -> Status {
-      out.append(piece);
-      return {};
-    }, deadline));
+    BP_TRY(range(
+        {name, 0, {}, {}}, false, offset, size,
+        [&](std::string_view piece) -> Status {
+          out.append(piece);
+          return {};
+        },
+        deadline));
     return out;
   }
 
@@ -80,16 +86,23 @@ class ParStore final : public ObjectStore {
   std::string describe() const override { return url_.place; }
 
  private:
-  Result<ListPage> list_page(const std::string& prefix, const std::string& start, Deadline deadline) {
+  Result<ListPage> list_page(const std::string& prefix, const std::string& start,
+                             Deadline deadline) {
     HttpRequest request{url_.list_url(prefix, start), "list " + url_.place, {}, {}};
     std::string body;
-    BP_TRY(client_.get(request, [](const HttpHead&) { return Status(); }, [&](std::string_view piece) -> Status {
-      if (body.size() + piece.size() > limits::kListPageBytes) {
-        return Error{ErrorCode::kTooLarge, "a page holds more than " + std::to_string(limits::kListPageBytes) + " bytes", {}};
-      }
-      body.append(piece);
-      return {};
-    }, deadline));
+    BP_TRY(client_.get(
+        request, [](const HttpHead&) { return Status(); },
+        [&](std::string_view piece) -> Status {
+          if (body.size() + piece.size() > limits::kListPageBytes) {
+            return Error{
+                ErrorCode::kTooLarge,
+                "a page holds more than " + std::to_string(limits::kListPageBytes) + " bytes",
+                {}};
+          }
+          body.append(piece);
+          return {};
+        },
+        deadline));
     auto page = parse_list_page(body);
     if (!page.ok()) return std::move(page).error().with_context(url_.place);
     return page;
@@ -101,7 +114,8 @@ class ParStore final : public ObjectStore {
     if (size == 0) return {};
     const std::string what = "read \"" + object.name + "\" from " + url_.place;
     HttpRequest request{url_.object_url(object.name), what,
-                        std::to_string(offset) + "-" + std::to_string(offset + size - 1), object.etag};
+                        std::to_string(offset) + "-" + std::to_string(offset + size - 1),
+                        object.etag};
     uint64_t got = 0;
     auto check_head = [&](const HttpHead& head) -> Status {
       if (head.status == 206) {
@@ -109,22 +123,31 @@ class ParStore final : public ObjectStore {
         if (!r || r->first != offset || r->last != offset + size - 1 ||
             (sized && r->total && *r->total != object.size_bytes)) {
           return Error{ErrorCode::kCorruptData,
-                       "the answer is for \"" + head.content_range + "\", asked was " + request.range +
-                           (sized ? " of " + std::to_string(object.size_bytes) : ""), {}};
+                       "the answer is for \"" + head.content_range + "\", asked was " +
+                           request.range +
+                           (sized ? " of " + std::to_string(object.size_bytes) : ""),
+                       {}};
         }
         return {};
       }
       if (offset == 0 && head.content_length == static_cast<int64_t>(size)) return {};
-      return Error{ErrorCode::kCorruptData, "the store ignores ranges (HTTP " + std::to_string(head.status) + ")", {}};
+      return Error{ErrorCode::kCorruptData,
+                   "the store ignores ranges (HTTP " + std::to_string(head.status) + ")",
+                   {}};
     };
-    BP_TRY(client_.get(request, check_head, [&](std::string_view piece) -> Status {
-      got += piece.size();
-      if (got > size) return Error{ErrorCode::kCorruptData, "more bytes than asked for", {}};
-      return sink(piece);
-    }, deadline));
+    BP_TRY(client_.get(
+        request, check_head,
+        [&](std::string_view piece) -> Status {
+          got += piece.size();
+          if (got > size) return Error{ErrorCode::kCorruptData, "more bytes than asked for", {}};
+          return sink(piece);
+        },
+        deadline));
     if (got != size) {
-      return Error{ErrorCode::kHttpRetry, what + ": cut off after " + std::to_string(got) + " of " +
-                                              std::to_string(size) + " bytes", {}};
+      return Error{ErrorCode::kHttpRetry,
+                   what + ": cut off after " + std::to_string(got) + " of " + std::to_string(size) +
+                       " bytes",
+                   {}};
     }
     return {};
   }
@@ -135,7 +158,8 @@ class ParStore final : public ObjectStore {
 
 }  // namespace
 
-Result<std::unique_ptr<ObjectStore>> ObjectStore::open(const Secret& par_url, StoreOptions options) {
+Result<std::unique_ptr<ObjectStore>> ObjectStore::open(const Secret& par_url,
+                                                       StoreOptions options) {
   BP_ASSIGN(auto url, ParUrl::parse(par_url));
   return std::unique_ptr<ObjectStore>(new ParStore(std::move(url), std::move(options)));
 }

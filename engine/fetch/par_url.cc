@@ -16,7 +16,8 @@ Error no_par(const std::string& why) {
   return {ErrorCode::kInvalidArgument,
           "the pre-authenticated request " + why +
               "; expected https://HOST/p/TOKEN/n/NAMESPACE/b/BUCKET/o/",
-          "Create a request for the whole bucket that permits object reads and listing, and copy its URL"};
+          "Create a request for the whole bucket that permits object reads and listing, and copy "
+          "its URL"};
 }
 
 std::string origin_of(const urls::url_view& u) {
@@ -71,6 +72,8 @@ Secret ParUrl::list_url(std::string_view prefix, std::string_view start) const {
   return Secret(std::move(out));
 }
 
-Secret ParUrl::object_url(std::string_view name) const { return Secret(base.reveal() + encoded(name)); }
+Secret ParUrl::object_url(std::string_view name) const {
+  return Secret(base.reveal() + encoded(name));
+}
 
 }  // namespace bp::fetch

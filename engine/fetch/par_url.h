@@ -13,8 +13,8 @@ struct ParUrl {
   std::string origin;  // "https://host:443"
   std::string place;   // "host:443/bucket" for people
 
-  /// kInvalidArgument when `url` is not http(s)://HOST/p/TOKEN/n/NAMESPACE/b/BUCKET/o[/]; the error never
-  /// quotes the URL.
+  /// kInvalidArgument when `url` is not http(s)://HOST/p/TOKEN/n/NAMESPACE/b/BUCKET/o[/]; the error
+  /// never quotes the URL.
   static Result<ParUrl> parse(const Secret& url);
   Secret list_url(std::string_view prefix, std::string_view start) const;
   Secret object_url(std::string_view name) const;

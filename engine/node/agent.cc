@@ -23,16 +23,18 @@ namespace {
 constexpr int64_t kLeaseCheckMs = 100;
 constexpr uint32_t kProtocol = 1;
 
-// flock on WORK_DIR/agent.lock, held as long as the descriptor is open. A dying predecessor may hold it
-// for some milliseconds more.
+// flock on WORK_DIR/agent.lock, held as long as the descriptor is open. A dying predecessor may
+// hold it for some milliseconds more.
 Result<Fd> take_lock(const std::string& path) {
   const Deadline deadline = Deadline::in_ms(1'000);
   for (;;) {
     Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!fd) return errno_error("open " + path, errno);
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
-      struct stat ours{}, now{};
-      if (::fstat(fd.get(), &ours) == 0 && ::stat(path.c_str(), &now) == 0 && ours.st_ino == now.st_ino) {
+      struct stat ours {
+      }, now{};
+      if (::fstat(fd.get(), &ours) == 0 && ::stat(path.c_str(), &now) == 0 &&
+          ours.st_ino == now.st_ino) {
         const std::string pid = std::to_string(::getpid()) + "\n";
         if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) {
           return errno_error("write " + path, errno);
@@ -59,7 +61,9 @@ Agent::Agent(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Agent::~Agent() = default;
 
 Agent::Impl::Impl(AgentOptions o, Fd lock_fd, StateStore s)
-    : options(std::move(o)), lock(std::move(lock_fd)), store(std::move(s)),
+    : options(std::move(o)),
+      lock(std::move(lock_fd)),
+      store(std::move(s)),
       table(io, store, {options.node_id, options.run_id, options.work_dir, options.bin_dir},
             [this](const v1::ProcessEnded&) { send_ended(); }),
       fetches(options.work_dir, options.cache_dir) {}
@@ -70,7 +74,8 @@ Result<std::unique_ptr<Agent>> Agent::open(AgentOptions options) {
   BP_TRY(make_dirs(options.work_dir + "/files"));
   BP_TRY(make_dirs(options.cache_dir));
   BP_ASSIGN(Fd lock, take_lock(options.work_dir + "/agent.lock"));
-  BP_ASSIGN(auto store, StateStore::open(options.work_dir + "/agent.state", options.node_id, options.run_id));
+  BP_ASSIGN(auto store,
+            StateStore::open(options.work_dir + "/agent.state", options.node_id, options.run_id));
   auto impl = std::make_unique<Impl>(std::move(options), std::move(lock), std::move(store));
   BP_TRY(impl->table.adopt());
   BP_TRY(impl->start_link());
@@ -80,10 +85,13 @@ Result<std::unique_ptr<Agent>> Agent::open(AgentOptions options) {
 Status Agent::Impl::start_link() {
   BP_ASSIGN(auto keys, bus::load_or_make_key_pair(options.key_file));
   BP_ASSIGN(context, bus::Context::start());
-  BP_ASSIGN(sockets, bus::SocketThread::start(*context, [this](std::function<void()> f) { asio::post(io, std::move(f)); }));
+  BP_ASSIGN(sockets, bus::SocketThread::start(*context, [this](std::function<void()> f) {
+              asio::post(io, std::move(f));
+            }));
   link = std::make_unique<DaemonLink>(options.daemon_file, std::move(keys), *sockets,
                                       [this](std::string payload) { on_message(payload); });
-  inventory = take_inventory(options.cores, options.memory_bytes, options.work_dir, options.address);
+  inventory =
+      take_inventory(options.cores, options.memory_bytes, options.work_dir, options.address);
   return {};
 }
 
@@ -97,7 +105,8 @@ Status Agent::run() {
     BP_LOG(info, "agent.ends", "signal={}; {} processes live on", number, a.table.list().size());
     a.io.stop();
   });
-  BP_LOG(info, "agent.started", "node={} run={} processes={}", a.options.node_id, a.options.run_id, a.table.list().size());
+  BP_LOG(info, "agent.started", "node={} run={} processes={}", a.options.node_id, a.options.run_id,
+         a.table.list().size());
   a.beat_tick();
   a.lease_tick();
   a.io.run();

@@ -1,5 +1,6 @@
 // Agent: bp-node itself. Owns the state, the processes, the fetches and the link to the daemon, and
-// answers the daemon's commands. One thread (the io_context) decides; fetches and sockets have their own.
+// answers the daemon's commands. One thread (the io_context) decides; fetches and sockets have
+// their own.
 #pragma once
 #include <memory>
 #include <string>
@@ -13,13 +14,14 @@ struct AgentOptions {
   std::string work_dir, cache_dir;  // absolute
   std::string address;              // where this node's processes listen
   std::string daemon_file, key_file, bin_dir;
-  uint32_t cores = 0;               // 0: all of the host
+  uint32_t cores = 0;  // 0: all of the host
   uint64_t memory_bytes = 0;
 };
 
 class Agent {
  public:
-  /// Takes WORK_DIR/agent.lock and the state of a predecessor. kConflict when another agent runs there.
+  /// Takes WORK_DIR/agent.lock and the state of a predecessor. kConflict when another agent runs
+  /// there.
   static Result<std::unique_ptr<Agent>> open(AgentOptions options);
   ~Agent();
   /// Until SIGTERM, SIGINT or ReleaseNode. Processes live on, except after ReleaseNode.

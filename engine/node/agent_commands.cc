@@ -27,7 +27,8 @@ void Agent::Impl::on_message(const std::string& payload) {
     const auto& ack = m.hello_ack();
     link->greeted(!ack.has_refused());
     if (ack.has_refused()) {
-      BP_LOG(warn, "daemon.refused", "code={} message=\"{}\"", ack.refused().code(), ack.refused().message());
+      BP_LOG(warn, "daemon.refused", "code={} message=\"{}\"", ack.refused().code(),
+             ack.refused().message());
     }
   } else if (m.has_beat_ack()) {
     acknowledge(m.beat_ack());
@@ -52,7 +53,8 @@ void Agent::Impl::acknowledge(const v1::NodeBeatAck& ack) {
     }
   }
   if (ended->size() == before) return;
-  if (auto s = store.save(); !s.ok()) BP_LOG(warn, "state.not_saved", "error=\"{}\"", s.error().to_string());
+  if (auto s = store.save(); !s.ok())
+    BP_LOG(warn, "state.not_saved", "error=\"{}\"", s.error().to_string());
 }
 
 void Agent::Impl::reply(uint64_t call_id, const Status& status, v1::NodeCommandReply answer) {
@@ -65,15 +67,19 @@ void Agent::Impl::reply(uint64_t call_id, const Status& status, v1::NodeCommandR
 
 Status Agent::Impl::fence(const v1::NodeCommand& c) {
   if (c.run_id() != options.run_id) {
-    return Error{ErrorCode::kConflict, "node " + options.node_id + " belongs to run " + options.run_id +
-                                           ", the command is for run \"" + c.run_id().substr(0, 80) + "\"", {}};
+    return Error{ErrorCode::kConflict,
+                 "node " + options.node_id + " belongs to run " + options.run_id +
+                     ", the command is for run \"" + c.run_id().substr(0, 80) + "\"",
+                 {}};
   }
   const Epoch epoch = from_proto(c.epoch()), newest = from_proto(store.state().newest_epoch());
   const bool only_looks = c.has_list() || c.has_read_log() || c.has_fetch_query();
   if (only_looks && epoch == Epoch{}) return {};  // of nobody's attempt: a person looks
   if (epoch < newest) {
-    return Error{ErrorCode::kStaleEpoch, "node " + options.node_id + " has seen epoch " + newest.to_string() +
-                                             ", the command is of epoch " + epoch.to_string(), {}};
+    return Error{ErrorCode::kStaleEpoch,
+                 "node " + options.node_id + " has seen epoch " + newest.to_string() +
+                     ", the command is of epoch " + epoch.to_string(),
+                 {}};
   }
   if (epoch == newest) return {};
   to_proto(epoch, store.state().mutable_newest_epoch());
@@ -84,13 +90,15 @@ Status Agent::Impl::fence(const v1::NodeCommand& c) {
 
 void Agent::Impl::on_command(const v1::NodeCommand& c) {
   if (releasing && !c.has_release()) {
-    return reply(c.call_id(), Error{ErrorCode::kConflict, "node " + options.node_id + " is being released", {}});
+    return reply(c.call_id(),
+                 Error{ErrorCode::kConflict, "node " + options.node_id + " is being released", {}});
   }
   if (auto s = fence(c); !s.ok()) return reply(c.call_id(), s);
   dispatch(c, from_proto(c.epoch()));
 }
 
-void Agent::Impl::finish(const std::string& bytes, uint64_t call_id, const Status& status, v1::NodeCommandReply answer) {
+void Agent::Impl::finish(const std::string& bytes, uint64_t call_id, const Status& status,
+                         v1::NodeCommandReply answer) {
   in_flight.erase(bytes);
   reply(call_id, status, std::move(answer));
 }
@@ -139,22 +147,28 @@ void Agent::Impl::dispatch(const v1::NodeCommand& c, Epoch epoch) {
     case v1::NodeCommand::kRelease:
       return release(bytes, id, c.release().grace_ms());
     case v1::NodeCommand::WHAT_NOT_SET:
-      return reply(id, Error{ErrorCode::kProtocol, "node " + options.node_id + ": a command of no known kind", {}});
+      return reply(id, Error{ErrorCode::kProtocol,
+                             "node " + options.node_id + ": a command of no known kind",
+                             {}});
   }
 }
 
 Result<v1::LogChunk> Agent::Impl::read_log(const v1::ReadLog& wanted) const {
   if (!is_plain_name(wanted.process_key())) {
-    return Error{ErrorCode::kInvalidArgument, "no process key: \"" + wanted.process_key().substr(0, 80) + "\"", {}};
+    return Error{ErrorCode::kInvalidArgument,
+                 "no process key: \"" + wanted.process_key().substr(0, 80) + "\"",
+                 {}};
   }
   const std::string path = table.log_path(wanted.process_key());
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (!fd) return errno_error("log of " + wanted.process_key() + " on node " + options.node_id, errno);
+  if (!fd)
+    return errno_error("log of " + wanted.process_key() + " on node " + options.node_id, errno);
   const off_t size = ::lseek(fd.get(), 0, SEEK_END);
   v1::LogChunk out;
   out.set_size(static_cast<uint64_t>(std::max<off_t>(size, 0)));
   const uint64_t offset = std::min(wanted.offset(), out.size());
-  std::string data(std::min<uint64_t>({wanted.max_bytes(), kLogChunkMax, out.size() - offset}), '\0');
+  std::string data(std::min<uint64_t>({wanted.max_bytes(), kLogChunkMax, out.size() - offset}),
+                   '\0');
   const ssize_t n = ::pread(fd.get(), data.data(), data.size(), static_cast<off_t>(offset));
   if (n < 0) return errno_error("read " + path, errno);
   data.resize(static_cast<size_t>(n));

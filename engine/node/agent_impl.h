@@ -23,11 +23,13 @@ struct Agent::Impl {
   void dispatch(const v1::NodeCommand& command, Epoch epoch);
   void release(const std::string& bytes, uint64_t call_id, int64_t grace_ms);
   Status released(std::vector<std::string> survivors);
-  /// kConflict for another run, kStaleEpoch for an older epoch; remembers a newer one durably first.
+  /// kConflict for another run, kStaleEpoch for an older epoch; remembers a newer one durably
+  /// first.
   Status fence(const v1::NodeCommand& command);
   void acknowledge(const v1::NodeBeatAck& ack);
   /// Once per command: also takes it off in_flight.
-  void finish(const std::string& bytes, uint64_t call_id, const Status& status, v1::NodeCommandReply reply = {});
+  void finish(const std::string& bytes, uint64_t call_id, const Status& status,
+              v1::NodeCommandReply reply = {});
   void reply(uint64_t call_id, const Status& status, v1::NodeCommandReply reply = {});
   void send_hello();
   void send_beat();
@@ -48,7 +50,8 @@ struct Agent::Impl {
   std::unique_ptr<bus::SocketThread> sockets;
   std::unique_ptr<DaemonLink> link;
   v1::NodeInventory inventory;
-  std::set<int> ended_sent;   // pids whose end was told at least once: only those can be acknowledged
+  std::set<int>
+      ended_sent;  // pids whose end was told at least once: only those can be acknowledged
   std::set<std::string> in_flight;  // commands that take time, as bytes: the daemon may repeat them
   bool releasing = false;
 };

@@ -27,28 +27,32 @@ constexpr char kDigits[] = "01";
 int64_t last_change_ns(const std::string& dir) {
   int64_t newest = 0;
   for (const char* name : {"/data.part", "/ranges", "/data", "/lock"}) {
-    struct stat st{};
+    struct stat st {};
     if (::stat((dir + name).c_str(), &st) != 0) continue;
     newest = std::max(newest, st.st_mtim.tv_sec * int64_t{1'000'000'000} + st.st_mtim.tv_nsec);
   }
   return newest;
 }
 
-Result<Fd> lock_entry(const std::string& dir, int64_t stall_ms, const std::function<bool()>& cancelled) {
+Result<Fd> lock_entry(const std::string& dir, int64_t stall_ms,
+                      const std::function<bool()>& cancelled) {
   Fd fd(::open((dir + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd) return file_error("open " + dir + "/lock", errno, dir);
   int64_t seen = last_change_ns(dir);
   Deadline deadline = Deadline::in_ms(stall_ms);
   while (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK && errno != EINTR) return errno_error("lock " + dir, errno);
-    if (cancelled()) return Error{ErrorCode::kCancelled, "cancelled while another agent fills " + dir, {}};
+    if (cancelled())
+      return Error{ErrorCode::kCancelled, "cancelled while another agent fills " + dir, {}};
     if (const int64_t now = last_change_ns(dir); now != seen) {
       seen = now;
       deadline = Deadline::in_ms(stall_ms);
     }
     if (deadline.passed()) {
-      return Error{ErrorCode::kUnavailable, "another agent holds " + dir + " and made no progress for " +
-                                                std::to_string(stall_ms) + " ms", {}};
+      return Error{ErrorCode::kUnavailable,
+                   "another agent holds " + dir + " and made no progress for " +
+                       std::to_string(stall_ms) + " ms",
+                   {}};
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
@@ -61,8 +65,9 @@ std::string decode_md5(const std::string& base64) {
   std::string out(16, '\0');
   size_t n = 0;
   const char* end = nullptr;
-  const bool ok = sodium_base642bin(reinterpret_cast<unsigned char*>(out.data()), out.size(), base64.data(), base64.size(),
-                                    nullptr, &n, &end, sodium_base64_VARIANT_ORIGINAL) == 0;
+  const bool ok =
+      sodium_base642bin(reinterpret_cast<unsigned char*>(out.data()), out.size(), base64.data(),
+                        base64.size(), nullptr, &n, &end, sodium_base64_VARIANT_ORIGINAL) == 0;
   return ok && n == 16 && end == base64.data() + base64.size() ? out : std::string();
 }
 
@@ -78,17 +83,21 @@ std::string cache_key(const fetch::ObjectInfo& o, const std::string& store) {
 }
 
 CacheEntry::CacheEntry(std::string dir, Fd lock, uint64_t size_bytes, uint64_t part_bytes)
-    : dir_(std::move(dir)), lock_(std::move(lock)), size_bytes_(size_bytes), part_bytes_(part_bytes),
+    : dir_(std::move(dir)),
+      lock_(std::move(lock)),
+      size_bytes_(size_bytes),
+      part_bytes_(part_bytes),
       whole_((size_bytes + part_bytes - 1) / part_bytes, false) {}
 
-Result<std::unique_ptr<CacheEntry>> CacheEntry::open(const std::string& cache_dir, const std::string& key,
-                                                     uint64_t size_bytes, uint64_t part_bytes,
+Result<std::unique_ptr<CacheEntry>> CacheEntry::open(const std::string& cache_dir,
+                                                     const std::string& key, uint64_t size_bytes,
+                                                     uint64_t part_bytes,
                                                      const std::function<bool()>& cancelled) {
   const std::string dir = cache_dir + "/" + key;
   BP_TRY(make_dirs(dir));
   BP_ASSIGN(Fd lock, lock_entry(dir, kLockStallMs, cancelled));
   std::unique_ptr<CacheEntry> entry(new CacheEntry(dir, std::move(lock), size_bytes, part_bytes));
-  struct stat st{};
+  struct stat st {};
   entry->complete_ = ::stat(entry->data_path().c_str(), &st) == 0 && S_ISREG(st.st_mode) &&
                      static_cast<uint64_t>(st.st_size) == size_bytes;
   return entry;
@@ -114,7 +123,7 @@ Status CacheEntry::prepare() {
   const std::string path = dir_ + "/data.part";
   part_ = Fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!part_) return file_error("create " + path, errno, dir_);
-  struct stat st{};
+  struct stat st {};
   if (::fstat(part_.get(), &st) != 0) return errno_error("stat " + path, errno);
   if (static_cast<uint64_t>(st.st_size) == size_bytes_) {
     read_ranges();
@@ -123,12 +132,14 @@ Status CacheEntry::prepare() {
     if (::ftruncate(part_.get(), 0) != 0) return errno_error("truncate " + path, errno);
   }
   if (size_bytes_ == 0) return {};
-  // The room is taken before the first byte is fetched. Also when resuming: an earlier try may have failed here.
+  // The room is taken before the first byte is fetched. Also when resuming: an earlier try may have
+  // failed here.
   if (::fallocate(part_.get(), 0, 0, static_cast<off_t>(size_bytes_)) == 0) return {};
   if (errno != EOPNOTSUPP && errno != ENOSYS) {
     return file_error("make room for " + std::to_string(size_bytes_) + " bytes", errno, dir_);
   }
-  if (::ftruncate(part_.get(), static_cast<off_t>(size_bytes_)) != 0) return file_error("size " + path, errno, dir_);
+  if (::ftruncate(part_.get(), static_cast<off_t>(size_bytes_)) != 0)
+    return file_error("size " + path, errno, dir_);
   return {};
 }
 
@@ -137,16 +148,21 @@ void CacheEntry::read_ranges() {
   auto text = read_file(dir_ + "/ranges", kRangesBytesMax);
   if (!text.ok()) return;
   const size_t line = text->find('\n');
-  const std::string head = "bp-ranges 1 " + std::to_string(size_bytes_) + " " + std::to_string(part_bytes_);
-  if (line == std::string::npos || text->substr(0, line) != head || text->size() - line - 1 != whole_.size()) return;
+  const std::string head =
+      "bp-ranges 1 " + std::to_string(size_bytes_) + " " + std::to_string(part_bytes_);
+  if (line == std::string::npos || text->substr(0, line) != head ||
+      text->size() - line - 1 != whole_.size())
+    return;
   for (size_t i = 0; i < whole_.size(); ++i) whole_[i] = (*text)[line + 1 + i] == '1';
 }
 
 Status CacheEntry::save_ranges() {
-  std::string text = "bp-ranges 1 " + std::to_string(size_bytes_) + " " + std::to_string(part_bytes_) + "\n";
+  std::string text =
+      "bp-ranges 1 " + std::to_string(size_bytes_) + " " + std::to_string(part_bytes_) + "\n";
   for (bool w : whole_) text += kDigits[w];
   auto s = write_file_atomic(dir_ + "/ranges", text);
-  if (!s.ok() && s.error().code == ErrorCode::kDiskFull) return file_error("write ranges", ENOSPC, dir_);
+  if (!s.ok() && s.error().code == ErrorCode::kDiskFull)
+    return file_error("write ranges", ENOSPC, dir_);
   return s;
 }
 
@@ -199,7 +215,8 @@ Status CacheEntry::finish(const std::string& md5, const std::function<bool()>& c
       return Error{ErrorCode::kCorruptData, "its MD5 differs from the one in the listing", {}};
     }
   }
-  if (::fchmod(part_.get(), 0440) != 0 || ::fsync(part_.get()) != 0) return file_error("fsync " + path, errno, dir_);
+  if (::fchmod(part_.get(), 0440) != 0 || ::fsync(part_.get()) != 0)
+    return file_error("fsync " + path, errno, dir_);
   if (::rename(path.c_str(), data_path().c_str()) != 0) return errno_error("rename " + path, errno);
   Fd dir(::open(dir_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!dir || ::fsync(dir.get()) != 0) return errno_error("fsync " + dir_, errno);

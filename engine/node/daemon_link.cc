@@ -21,15 +21,21 @@ Result<DaemonAddress> read_daemon_file(const std::string& path) {
   const bool tcp = out.endpoint.rfind("tcp://", 0) == 0;
   if ((!tcp && out.endpoint.rfind("ipc://", 0) != 0) || (tcp && out.public_key.size() != 40)) {
     return Error{ErrorCode::kCorruptData,
-                 path + " does not hold an endpoint (tcp:// or ipc://) and, below it, a public key of 40 characters", {}};
+                 path +
+                     " does not hold an endpoint (tcp:// or ipc://) and, below it, a public key of "
+                     "40 characters",
+                 {}};
   }
   return out;
 }
 
 DaemonLink::DaemonLink(std::string daemon_file, bus::KeyPair keys, bus::SocketThread& sockets,
                        std::function<void(std::string)> on_message)
-    : daemon_file_(std::move(daemon_file)), keys_(std::move(keys)), sockets_(sockets),
-      on_message_(std::move(on_message)), heard_ns_(monotonic_ns()) {}
+    : daemon_file_(std::move(daemon_file)),
+      keys_(std::move(keys)),
+      sockets_(sockets),
+      on_message_(std::move(on_message)),
+      heard_ns_(monotonic_ns()) {}
 
 DaemonLink::~DaemonLink() {
   if (socket_ >= 0) sockets_.close(socket_);
@@ -46,7 +52,8 @@ void DaemonLink::redial(const DaemonAddress& to) {
   o.server_public_key = to.public_key;
   auto dialled = sockets_.dial(std::move(o), on_message_);
   if (!dialled.ok()) {
-    BP_LOG(warn, "daemon.dial_failed", "endpoint={} error=\"{}\"", to.endpoint, dialled.error().to_string());
+    BP_LOG(warn, "daemon.dial_failed", "endpoint={} error=\"{}\"", to.endpoint,
+           dialled.error().to_string());
     return;
   }
   if (!(address_ == to)) BP_LOG(info, "daemon.dial", "endpoint={}", to.endpoint);

@@ -1,6 +1,6 @@
-// DaemonLink: this node's connection to the daemon. Dials what the endpoint file names, and dials anew
-// when the daemon is silent: at once when the file changed, else every kRedialMs.
-// Agent's thread only.
+// DaemonLink: this node's connection to the daemon. Dials what the endpoint file names, and dials
+// anew when the daemon is silent: at once when the file changed, else every kRedialMs. Agent's
+// thread only.
 #pragma once
 #include <functional>
 #include <memory>
@@ -17,7 +17,8 @@ struct DaemonAddress {
   std::string public_key;
   bool operator==(const DaemonAddress&) const = default;
 };
-/// Two lines: endpoint, public key (Z85, 40 characters; may be absent for ipc). kCorruptData otherwise.
+/// Two lines: endpoint, public key (Z85, 40 characters; may be absent for ipc). kCorruptData
+/// otherwise.
 Result<DaemonAddress> read_daemon_file(const std::string& path);
 
 class DaemonLink {
@@ -28,8 +29,9 @@ class DaemonLink {
   DaemonLink(std::string daemon_file, bus::KeyPair keys, bus::SocketThread& sockets,
              std::function<void(std::string)> on_message);
   ~DaemonLink();
-  /// With every beat: looks after the connection. True when the daemon must be greeted (again): it never
-  /// answered, left the last beat unanswered, or may have been restarted unnoticed since the last greeting.
+  /// With every beat: looks after the connection. True when the daemon must be greeted (again): it
+  /// never answered, left the last beat unanswered, or may have been restarted unnoticed since the
+  /// last greeting.
   bool tick();
   /// A message of the daemon came in.
   void heard();

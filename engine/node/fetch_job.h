@@ -1,6 +1,6 @@
-// FetchJob: brings a list of objects into the cache and links them below WORK_DIR/files. Runs on threads of
-// its own: one goes through the objects, parallel_ranges workers fetch 8 MiB parts of whatever is next.
-// The URLs of its sources live in memory only.
+// FetchJob: brings a list of objects into the cache and links them below WORK_DIR/files. Runs on
+// threads of its own: one goes through the objects, parallel_ranges workers fetch 8 MiB parts of
+// whatever is next. The URLs of its sources live in memory only.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -25,8 +25,10 @@ class FetchJob {
   static constexpr uint32_t kParallelDefault = 4, kParallelMax = 32;
   /// Tries of one part without real progress, with 200 ms doubling to 5 s between them.
   static constexpr int kTriesMax = 6;
-  /// Checks the request (names, paths, sources) before anything happens. kInvalidArgument, kTooLarge.
-  static Result<std::unique_ptr<FetchJob>> start(const v1::FetchObjects& wanted, const std::string& work_dir,
+  /// Checks the request (names, paths, sources) before anything happens. kInvalidArgument,
+  /// kTooLarge.
+  static Result<std::unique_ptr<FetchJob>> start(const v1::FetchObjects& wanted,
+                                                 const std::string& work_dir,
                                                  const std::string& cache_dir);
   ~FetchJob();  // cancels and joins
   void cancel();
@@ -51,7 +53,7 @@ class FetchJob {
   Status fetch_part(Object& object, uint64_t part);
   Status end_object(const std::shared_ptr<Object>& object);
   void fail(Error error);
-  bool wait_ms(int64_t ms);   // false: cancelled
+  bool wait_ms(int64_t ms);  // false: cancelled
 
   const std::string fetch_key_, cache_dir_;
   const std::vector<v1::FetchObject> wanted_;
@@ -65,11 +67,11 @@ class FetchJob {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Part> queue_;           // guarded by mutex_, like all below
-  size_t busy_ = 0;                  // objects begun and not ended
+  std::deque<Part> queue_;  // guarded by mutex_, like all below
+  size_t busy_ = 0;         // objects begun and not ended
   bool all_queued_ = false, finished_ = false;
   std::optional<Error> error_;
-  std::vector<std::thread> threads_; // owner's thread only
+  std::vector<std::thread> threads_;  // owner's thread only
 };
 
 }  // namespace bp::node

@@ -15,10 +15,13 @@ Result<v1::FetchStatus> FetchManager::request(const v1::FetchObjects& wanted) {
     jobs_.erase(it);
   }
   if (jobs_.size() >= kJobsMax) {
-    for (auto old = jobs_.begin(); old != jobs_.end();) old = old->second->running() ? std::next(old) : jobs_.erase(old);
+    for (auto old = jobs_.begin(); old != jobs_.end();)
+      old = old->second->running() ? std::next(old) : jobs_.erase(old);
   }
   if (jobs_.size() >= kJobsMax) {
-    return Error{ErrorCode::kUnavailable, "already " + std::to_string(kJobsMax) + " fetches are running", {}};
+    return Error{ErrorCode::kUnavailable,
+                 "already " + std::to_string(kJobsMax) + " fetches are running",
+                 {}};
   }
   BP_ASSIGN(auto job, FetchJob::start(wanted, work_dir_, cache_dir_));
   auto status = job->status();
@@ -30,7 +33,8 @@ Result<v1::FetchStatus> FetchManager::query(const std::string& fetch_key) const 
   std::lock_guard lock(mutex_);
   auto it = jobs_.find(fetch_key);
   if (it == jobs_.end()) {
-    return Error{ErrorCode::kNotFound, "no fetch \"" + fetch_key.substr(0, 200) + "\" since this agent started",
+    return Error{ErrorCode::kNotFound,
+                 "no fetch \"" + fetch_key.substr(0, 200) + "\" since this agent started",
                  "Ask with FetchObjects: it resumes"};
   }
   return it->second->status();

@@ -17,8 +17,9 @@ class FetchManager {
   static constexpr size_t kJobsMax = 16;
   FetchManager(std::string work_dir, std::string cache_dir);
   ~FetchManager();
-  /// Starts the fetch, or answers with the state of the one that runs. One that failed, or whose files are
-  /// not there any more, starts again and resumes. kInvalidArgument for a request that makes no sense.
+  /// Starts the fetch, or answers with the state of the one that runs. One that failed, or whose
+  /// files are not there any more, starts again and resumes. kInvalidArgument for a request that
+  /// makes no sense.
   Result<v1::FetchStatus> request(const v1::FetchObjects& wanted);
   /// kNotFound when there is none: after a restart of the agent the stage asks with its URLs again.
   Result<v1::FetchStatus> query(const std::string& fetch_key) const;

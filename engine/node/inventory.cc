@@ -25,7 +25,8 @@ void add_cpu(v1::NodeInventory* out) {
     if (colon == std::string::npos) continue;
     const std::string value = colon + 2 <= line.size() ? line.substr(colon + 2) : "";
     if (line.rfind("model name", 0) == 0 && out->cpu_model().empty()) out->set_cpu_model(value);
-    if ((line.rfind("flags", 0) == 0 || line.rfind("Features", 0) == 0) && out->cpu_features().empty()) {
+    if ((line.rfind("flags", 0) == 0 || line.rfind("Features", 0) == 0) &&
+        out->cpu_features().empty()) {
       std::istringstream flags(value);
       for (std::string f; flags >> f;) out->add_cpu_features(f);
     }
@@ -41,17 +42,21 @@ void add_addresses(v1::NodeInventory* out, const std::string& own) {
   ifaddrs* all = nullptr;
   if (::getifaddrs(&all) != 0) return;
   for (ifaddrs* a = all; a; a = a->ifa_next) {
-    if (!a->ifa_addr || (a->ifa_addr->sa_family != AF_INET && a->ifa_addr->sa_family != AF_INET6)) continue;
+    if (!a->ifa_addr || (a->ifa_addr->sa_family != AF_INET && a->ifa_addr->sa_family != AF_INET6))
+      continue;
     char host[NI_MAXHOST];
-    const socklen_t size = a->ifa_addr->sa_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
-    if (::getnameinfo(a->ifa_addr, size, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0) continue;
+    const socklen_t size =
+        a->ifa_addr->sa_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+    if (::getnameinfo(a->ifa_addr, size, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0)
+      continue;
     if (seen.insert(host).second) out->add_addresses(host);
   }
   ::freeifaddrs(all);
 }
 
-// NVIDIA's management library, when the driver is installed (nvml.h: the functions used have had these
-// signatures since version 2 of its interface). It is opened at run time, so nothing depends on it.
+// NVIDIA's management library, when the driver is installed (nvml.h: the functions used have had
+// these signatures since version 2 of its interface). It is opened at run time, so nothing depends
+// on it.
 class Nvml {
  public:
   struct Memory {
@@ -101,14 +106,17 @@ v1::NodeInventory take_inventory(uint32_t cores, uint64_t memory_bytes, const st
                                  const std::string& address) {
   v1::NodeInventory out;
   cpu_set_t set;
-  if (cores == 0 && ::sched_getaffinity(0, sizeof set, &set) == 0) cores = static_cast<uint32_t>(CPU_COUNT(&set));
+  if (cores == 0 && ::sched_getaffinity(0, sizeof set, &set) == 0)
+    cores = static_cast<uint32_t>(CPU_COUNT(&set));
   out.set_cores(cores);
   if (memory_bytes == 0) {
-    memory_bytes = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    memory_bytes = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
+                   static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
   }
   out.set_memory_bytes(memory_bytes);
-  struct statvfs fs{};
-  if (::statvfs(work_dir.c_str(), &fs) == 0) out.set_disk_free_bytes(static_cast<uint64_t>(fs.f_bavail) * fs.f_frsize);
+  struct statvfs fs {};
+  if (::statvfs(work_dir.c_str(), &fs) == 0)
+    out.set_disk_free_bytes(static_cast<uint64_t>(fs.f_bavail) * fs.f_frsize);
   Nvml().add_gpus(&out);
   add_addresses(&out, address);
   add_cpu(&out);

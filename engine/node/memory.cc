@@ -29,7 +29,8 @@ Result<Fd> open_of_process(const ProcessId& process, int number) {
   Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
   const int error = errno;
   // Checked after the open: the pid meant this very process while it was opened.
-  if (!process_alive(process)) return Error{ErrorCode::kNotFound, "process " + std::to_string(process.pid) + " is gone", {}};
+  if (!process_alive(process))
+    return Error{ErrorCode::kNotFound, "process " + std::to_string(process.pid) + " is gone", {}};
   if (!fd) return errno_error("open " + path, error);
   return fd;
 }
@@ -45,12 +46,14 @@ bool is_plain_name(std::string_view name) {
 Result<Fd> make_sealed_config(std::string_view bytes) {
   BP_ASSIGN(Fd fd, make_memfd("bp-config"));
   for (size_t done = 0; done < bytes.size();) {
-    ssize_t n = ::pwrite(fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    ssize_t n =
+        ::pwrite(fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno_error("write config", errno);
     done += static_cast<size_t>(n);
   }
-  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) !=
+      0) {
     return errno_error("seal config", errno);
   }
   return fd;
@@ -78,7 +81,8 @@ Result<Lease> Lease::map(Fd fd) {
 Result<Lease> Lease::make(const std::string& process_key) {
   BP_ASSIGN(Fd fd, make_memfd("bp-lease-" + process_key));
   if (::ftruncate(fd.get(), LeasePage::kSize) != 0) return errno_error("size lease page", errno);
-  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) return errno_error("seal lease page", errno);
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
+    return errno_error("seal lease page", errno);
   BP_ASSIGN(Lease lease, map(std::move(fd)));
   new (lease.page_) LeasePage{};
   lease.page_->magic.store(LeasePage::kMagic);
@@ -87,14 +91,18 @@ Result<Lease> Lease::make(const std::string& process_key) {
 
 Result<Lease> Lease::reopen(const ProcessId& process) {
   BP_ASSIGN(Fd fd, open_of_process(process, kLeaseFd));
-  struct stat st{};
+  struct stat st {};
   if (::fstat(fd.get(), &st) != 0 || static_cast<uint64_t>(st.st_size) != LeasePage::kSize ||
       ::fcntl(fd.get(), F_GET_SEALS) < 0) {
-    return Error{ErrorCode::kCorruptData, "fd 4 of process " + std::to_string(process.pid) + " is no lease page", {}};
+    return Error{ErrorCode::kCorruptData,
+                 "fd 4 of process " + std::to_string(process.pid) + " is no lease page",
+                 {}};
   }
   BP_ASSIGN(Lease lease, map(std::move(fd)));
   if (lease.page_->magic.load() != LeasePage::kMagic) {
-    return Error{ErrorCode::kCorruptData, "the lease page of process " + std::to_string(process.pid) + " has no magic", {}};
+    return Error{ErrorCode::kCorruptData,
+                 "the lease page of process " + std::to_string(process.pid) + " has no magic",
+                 {}};
   }
   return lease;
 }
@@ -103,10 +111,13 @@ int64_t Lease::deadline_ns() const { return page_->deadline_ns.load(std::memory_
 
 Result<int> Segments::make(const v1::Segment& wanted, Epoch epoch) {
   BP_ASSIGN(Fd fd, make_memfd("bp-" + wanted.name()));
-  if (wanted.size_bytes() > 0 && ::ftruncate(fd.get(), static_cast<off_t>(wanted.size_bytes())) != 0) {
-    return errno_error("size segment " + wanted.name() + " to " + std::to_string(wanted.size_bytes()) + " bytes", errno);
+  if (wanted.size_bytes() > 0 &&
+      ::ftruncate(fd.get(), static_cast<off_t>(wanted.size_bytes())) != 0) {
+    return errno_error(
+        "size segment " + wanted.name() + " to " + std::to_string(wanted.size_bytes()) + " bytes",
+        errno);
   }
-  struct stat st{};
+  struct stat st {};
   if (::fstat(fd.get(), &st) != 0) return errno_error("stat segment " + wanted.name(), errno);
   v1::KnownSegment* known = store_.find_segment(wanted.name());
   if (!known) known = store_.state().add_segments();
@@ -120,18 +131,25 @@ Result<int> Segments::make(const v1::Segment& wanted, Epoch epoch) {
 
 Result<int> Segments::get(const v1::Segment& wanted, Epoch epoch) {
   if (!is_plain_name(wanted.name())) {
-    return Error{ErrorCode::kInvalidArgument, "segment name \"" + wanted.name().substr(0, 80) + "\": expected [a-z0-9-], at most 64", {}};
+    return Error{
+        ErrorCode::kInvalidArgument,
+        "segment name \"" + wanted.name().substr(0, 80) + "\": expected [a-z0-9-], at most 64",
+        {}};
   }
   if (wanted.size_bytes() > kSegmentBytesMax) {
-    return Error{ErrorCode::kTooLarge, "segment " + wanted.name() + " of " + std::to_string(wanted.size_bytes()) + " bytes", {}};
+    return Error{
+        ErrorCode::kTooLarge,
+        "segment " + wanted.name() + " of " + std::to_string(wanted.size_bytes()) + " bytes",
+        {}};
   }
   auto it = fds_.find(wanted.name());
   const v1::KnownSegment* known = store_.find_segment(wanted.name());
   if (it == fds_.end() || !known) return make(wanted, epoch);
   if (wanted.drop_with_epoch() && from_proto(known->epoch()) < epoch) return make(wanted, epoch);
   if (wanted.size_bytes() > 0) {
-    struct stat st{};
-    if (::fstat(it->second.get(), &st) != 0) return errno_error("stat segment " + wanted.name(), errno);
+    struct stat st {};
+    if (::fstat(it->second.get(), &st) != 0)
+      return errno_error("stat segment " + wanted.name(), errno);
     if (static_cast<uint64_t>(st.st_size) != wanted.size_bytes()) return make(wanted, epoch);
   }
   return it->second.get();
@@ -145,9 +163,11 @@ void Segments::reopen() {
       const v1::KnownSegment* known = store_.find_segment(name);
       if (!known || fds_.count(name)) continue;
       auto fd = open_of_process(id, kFirstSegmentFd + i);
-      struct stat st{};
+      struct stat st {};
       // A process of an older generation may hold an older segment of the same name.
-      if (!fd.ok() || ::fstat(fd->get(), &st) != 0 || st.st_ino != known->inode() || st.st_dev != known->device()) continue;
+      if (!fd.ok() || ::fstat(fd->get(), &st) != 0 || st.st_ino != known->inode() ||
+          st.st_dev != known->device())
+        continue;
       fds_[name] = std::move(*fd);
     }
   }

@@ -1,5 +1,5 @@
-// Memory that the agent owns for its processes: sealed configs, lease pages, named segments. All memfds.
-// Agent's thread only.
+// Memory that the agent owns for its processes: sealed configs, lease pages, named segments. All
+// memfds. Agent's thread only.
 #pragma once
 #include <map>
 #include <string>
@@ -49,8 +49,8 @@ class Segments {
  public:
   explicit Segments(StateStore& store) : store_(store) {}
   /// Finds or makes the segment and notes it in the store's state (the caller saves). One with
-  /// drop_with_epoch is made anew when `epoch` is newer than the one it was made under; a kept one is
-  /// made anew when another size is asked for. kInvalidArgument for a bad name, kIo, kDiskFull.
+  /// drop_with_epoch is made anew when `epoch` is newer than the one it was made under; a kept one
+  /// is made anew when another size is asked for. kInvalidArgument for a bad name, kIo, kDiskFull.
   Result<int> get(const v1::Segment& wanted, Epoch epoch);
   /// Takes back what living processes of a predecessor hold; forgets what nobody holds.
   void reopen();

@@ -1,4 +1,5 @@
-// bp-node: the agent of one node. Started (detached, in a session of its own) by the provision stage.
+// bp-node: the agent of one node. Started (detached, in a session of its own) by the provision
+// stage.
 #include <sys/stat.h>
 
 #include <CLI/CLI.hpp>
@@ -20,10 +21,14 @@ int run(int argc, char** argv) {
   app.add_option("--run-id", o.run_id, "run that this node belongs to")->required();
   app.add_option("--work-dir", o.work_dir, "folder of this node; one agent at a time")->required();
   app.add_option("--cache-dir", o.cache_dir, "weight cache; outlives the run")->required();
-  app.add_option("--address", o.address, "address on which this node's processes listen")->required();
-  app.add_option("--daemon-file", o.daemon_file, "file with the daemon's endpoint and public key")->required();
-  app.add_option("--key-file", o.key_file, "CURVE key pair of this node (default WORK_DIR/node.key)");
-  app.add_option("--bin-dir", o.bin_dir, "folder of bp-head and bp-rank (default: that of bp-node)");
+  app.add_option("--address", o.address, "address on which this node's processes listen")
+      ->required();
+  app.add_option("--daemon-file", o.daemon_file, "file with the daemon's endpoint and public key")
+      ->required();
+  app.add_option("--key-file", o.key_file,
+                 "CURVE key pair of this node (default WORK_DIR/node.key)");
+  app.add_option("--bin-dir", o.bin_dir,
+                 "folder of bp-head and bp-rank (default: that of bp-node)");
   app.add_option("--cores", o.cores, "cores of this node's share (default: all)");
   app.add_option("--memory-bytes", o.memory_bytes, "memory of this node's share (default: all)");
   app.add_option("--log-file", log_file, "log file (default: standard error)");
@@ -45,7 +50,8 @@ int run(int argc, char** argv) {
   auto agent = bp::node::Agent::open(std::move(o));
   if (!agent.ok()) {
     std::fprintf(stderr, "bp-node: %s\n", agent.error().to_string().c_str());
-    if (!log_file.empty()) BP_LOG(err, "agent.not_started", "error=\"{}\"", agent.error().to_string());
+    if (!log_file.empty())
+      BP_LOG(err, "agent.not_started", "error=\"{}\"", agent.error().to_string());
     return bp::error_exit_code(agent.error().code);
   }
   auto ended = (*agent)->run();

@@ -19,7 +19,8 @@ constexpr size_t kTextMax = 8192;
 
 Error bad(const std::string& what, const std::string& found, const std::string& expected) {
   return {ErrorCode::kInvalidArgument,
-          "start: " + what + " is \"" + found.substr(0, 80) + "\", expected " + expected, {}};
+          "start: " + what + " is \"" + found.substr(0, 80) + "\", expected " + expected,
+          {}};
 }
 
 bool is_env_name(const std::string& name) {
@@ -28,13 +29,17 @@ bool is_env_name(const std::string& name) {
   });
 }
 
-bool is_text(const std::string& s) { return s.size() <= kTextMax && s.find('\0') == std::string::npos; }
+bool is_text(const std::string& s) {
+  return s.size() <= kTextMax && s.find('\0') == std::string::npos;
+}
 
 }  // namespace
 
 Status check_start(const v1::StartProcess& w) {
-  if (!is_plain_name(w.process_key())) return bad("process_key", w.process_key(), "[a-z0-9-], at most 64 characters");
-  if (w.program() != "bp-head" && w.program() != "bp-rank") return bad("program", w.program(), "bp-head or bp-rank");
+  if (!is_plain_name(w.process_key()))
+    return bad("process_key", w.process_key(), "[a-z0-9-], at most 64 characters");
+  if (w.program() != "bp-head" && w.program() != "bp-rank")
+    return bad("program", w.program(), "bp-head or bp-rank");
   if (w.args_size() > kArgsMax || w.env_size() > kEnvMax || w.segments_size() > kSegmentsMax) {
     return Error{ErrorCode::kTooLarge, "start: too many arguments, variables or segments", {}};
   }
@@ -52,7 +57,8 @@ std::vector<ProcessId> processes_marked(const std::string& work_dir) {
   std::vector<ProcessId> out;
   const std::string mark = "BP_NODE_WORK_DIR=" + work_dir;
   std::error_code ec;
-  for (std::filesystem::directory_iterator it("/proc", ec), end; !ec && it != end; it.increment(ec)) {
+  for (std::filesystem::directory_iterator it("/proc", ec), end; !ec && it != end;
+       it.increment(ec)) {
     const std::string name = it->path().filename();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     const auto pid = static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10));
@@ -87,7 +93,9 @@ std::string log_tail(const std::string& path, size_t max_bytes) {
   out = redact(out);
   // Protobuf strings are UTF-8; a log may hold anything.
   for (char& c : out) {
-    if (static_cast<unsigned char>(c) >= 0x80 || (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t')) c = '?';
+    if (static_cast<unsigned char>(c) >= 0x80 ||
+        (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t'))
+      c = '?';
   }
   return out;
 }

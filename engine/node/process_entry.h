@@ -15,13 +15,13 @@ struct ProcessTable::Entry {
   ProcessId id() const { return from_proto(known.status().identity()); }
 
   v1::KnownProcess known;
-  const bool child;             // of this very agent: its exit status can be read
+  const bool child;  // of this very agent: its exit status can be read
   boost::asio::posix::stream_descriptor pidfd;
   boost::asio::steady_timer timer;  // grace, then proof
   Lease lease;
-  std::string reason;           // why it ends, when this agent ends it
-  bool asked = false;           // SIGTERM was sent
-  bool killed = false;          // SIGKILL was sent
+  std::string reason;   // why it ends, when this agent ends it
+  bool asked = false;   // SIGTERM was sent
+  bool killed = false;  // SIGKILL was sent
   bool gone = false;
   std::vector<StopDone> waiters;
 };

@@ -10,7 +10,8 @@ namespace bp::node {
 
 void ProcessTable::start(const v1::StartProcess& wanted, Epoch epoch, StartDone done) {
   if (auto s = check_start(wanted); !s.ok()) return done(std::move(s).error());
-  enqueue(wanted.process_key(), [this, wanted, epoch, done = std::move(done)] { begin_start(wanted, epoch, done); });
+  enqueue(wanted.process_key(),
+          [this, wanted, epoch, done = std::move(done)] { begin_start(wanted, epoch, done); });
 }
 
 void ProcessTable::begin_start(const v1::StartProcess& wanted, Epoch epoch, StartDone done) {
@@ -25,9 +26,12 @@ void ProcessTable::begin_start(const v1::StartProcess& wanted, Epoch epoch, Star
   const Epoch running = from_proto(existing->known.status().epoch());
   if (running > epoch) {
     return finish_with(Error{ErrorCode::kStaleEpoch,
-                             key + " already runs under epoch " + running.to_string() + ", asked was " + epoch.to_string(), {}});
+                             key + " already runs under epoch " + running.to_string() +
+                                 ", asked was " + epoch.to_string(),
+                             {}});
   }
-  if (running == epoch && !existing->asked && !existing->killed) return finish_with(existing->known.status());
+  if (running == epoch && !existing->asked && !existing->killed)
+    return finish_with(existing->known.status());
   end_process(existing, 0, "replaced under epoch " + epoch.to_string(),
               [this, wanted, epoch, finish_with](Status proven) {
                 if (!proven.ok()) return finish_with(std::move(proven).error());
@@ -82,13 +86,16 @@ Result<v1::ProcessStatus> ProcessTable::spawn(const v1::StartProcess& wanted, Ep
   auto id = process_spawn(o);
   if (!id.ok()) {
     store_.erase(wanted.process_key());
-    if (auto s = store_.save(); !s.ok()) BP_LOG(warn, "state.not_saved", "error=\"{}\"", s.error().to_string());
-    return std::move(id).error().with_context("start " + wanted.process_key() + " on node " + options_.node_id);
+    if (auto s = store_.save(); !s.ok())
+      BP_LOG(warn, "state.not_saved", "error=\"{}\"", s.error().to_string());
+    return std::move(id).error().with_context("start " + wanted.process_key() + " on node " +
+                                              options_.node_id);
   }
   auto entry = insert(known, true);
   entry->lease = std::move(lease);
   watch(entry);
-  BP_LOG(info, "process.started", "key={} pid={} epoch={}", entry->key(), id->pid, epoch.to_string());
+  BP_LOG(info, "process.started", "key={} pid={} epoch={}", entry->key(), id->pid,
+         epoch.to_string());
   return entry->known.status();
 }
 

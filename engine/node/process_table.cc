@@ -3,8 +3,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include <boost/asio/post.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
 #include "engine/base/log.h"
@@ -14,8 +14,13 @@
 namespace bp::node {
 namespace asio = boost::asio;
 
-ProcessTable::ProcessTable(asio::io_context& io, StateStore& store, TableOptions options, Ended on_ended)
-    : io_(io), store_(store), options_(std::move(options)), on_ended_(std::move(on_ended)), segments_(store) {}
+ProcessTable::ProcessTable(asio::io_context& io, StateStore& store, TableOptions options,
+                           Ended on_ended)
+    : io_(io),
+      store_(store),
+      options_(std::move(options)),
+      on_ended_(std::move(on_ended)),
+      segments_(store) {}
 ProcessTable::~ProcessTable() = default;
 
 std::string ProcessTable::log_path(const std::string& key) const {
@@ -90,7 +95,8 @@ void ProcessTable::stop_all(int64_t grace_ms, std::function<void(std::vector<std
   one_less();
 }
 
-void ProcessTable::end_process(const EntryPtr& e, int64_t grace_ms, const std::string& reason, StopDone done) {
+void ProcessTable::end_process(const EntryPtr& e, int64_t grace_ms, const std::string& reason,
+                               StopDone done) {
   e->waiters.push_back(std::move(done));
   if (e->reason.empty()) e->reason = reason;
   if (e->killed) return;  // already on its way: the waiters hear of it
@@ -110,7 +116,8 @@ void ProcessTable::kill_hard(const EntryPtr& e) {
   e->killed = true;
   BP_LOG(info, "process.kill", "key={} pid={} reason=\"{}\"", e->key(), e->id().pid, e->reason);
   auto sent = process_signal(e->id(), SIGKILL);
-  if (!sent.ok()) BP_LOG(warn, "process.kill_failed", "key={} error=\"{}\"", e->key(), sent.error().message);
+  if (!sent.ok())
+    BP_LOG(warn, "process.kill_failed", "key={} error=\"{}\"", e->key(), sent.error().message);
   e->timer.expires_after(std::chrono::milliseconds(kProofMs));
   e->timer.async_wait([this, e](const boost::system::error_code& ec) {
     if (ec || e->gone) return;
@@ -118,8 +125,10 @@ void ProcessTable::kill_hard(const EntryPtr& e) {
     auto waiters = std::exchange(e->waiters, {});
     for (auto& w : waiters) {
       w(Error{ErrorCode::kDeadlineExceeded,
-              "process " + e->key() + " (pid " + std::to_string(e->id().pid) + ") on node " + options_.node_id +
-                  " is still there " + std::to_string(kProofMs) + " ms after SIGKILL", {}});
+              "process " + e->key() + " (pid " + std::to_string(e->id().pid) + ") on node " +
+                  options_.node_id + " is still there " + std::to_string(kProofMs) +
+                  " ms after SIGKILL",
+              {}});
     }
   });
 }
@@ -139,9 +148,10 @@ void ProcessTable::watch(const EntryPtr& e) {
     return;
   }
   e->pidfd.assign(fd->release());
-  e->pidfd.async_wait(asio::posix::stream_descriptor::wait_read, [this, e](const boost::system::error_code& ec) {
-    if (!ec) gone(e);
-  });
+  e->pidfd.async_wait(asio::posix::stream_descriptor::wait_read,
+                      [this, e](const boost::system::error_code& ec) {
+                        if (!ec) gone(e);
+                      });
 }
 
 void ProcessTable::gone(const EntryPtr& e) {
@@ -159,8 +169,10 @@ void ProcessTable::gone(const EntryPtr& e) {
     if (WIFEXITED(status)) ended.set_exit_code(WEXITSTATUS(status));
     if (WIFSIGNALED(status)) ended.set_signal(WTERMSIG(status));
   }
-  ended.set_reason(e->reason.empty() ? (ended.signal() ? "ended by signal " + std::to_string(ended.signal()) : "exited")
-                                     : e->reason);
+  ended.set_reason(
+      e->reason.empty()
+          ? (ended.signal() ? "ended by signal " + std::to_string(ended.signal()) : "exited")
+          : e->reason);
   ended.set_log_tail(log_tail(log_path(e->key()), 4096));
   entries_.erase(e->key());
   note_ended(std::move(ended));
@@ -169,15 +181,17 @@ void ProcessTable::gone(const EntryPtr& e) {
 }
 
 void ProcessTable::note_ended(v1::ProcessEnded ended) {
-  BP_LOG(info, "process.ended", "key={} pid={} exit_code={} signal={} reason=\"{}\"", ended.process_key(),
-         ended.identity().pid(), ended.exit_code(), ended.signal(), ended.reason());
+  BP_LOG(info, "process.ended", "key={} pid={} exit_code={} signal={} reason=\"{}\"",
+         ended.process_key(), ended.identity().pid(), ended.exit_code(), ended.signal(),
+         ended.reason());
   auto* known = store_.find(ended.process_key());
   if (known && from_proto(known->status().identity()) == from_proto(ended.identity())) {
     store_.erase(ended.process_key());
   }
   *store_.state().add_ended() = ended;
   // Not durable is not lost: a successor finds the process gone and reports it again.
-  if (auto s = store_.save(); !s.ok()) BP_LOG(warn, "state.not_saved", "error=\"{}\"", s.error().to_string());
+  if (auto s = store_.save(); !s.ok())
+    BP_LOG(warn, "state.not_saved", "error=\"{}\"", s.error().to_string());
   on_ended_(ended);
 }
 
@@ -214,12 +228,15 @@ Status ProcessTable::adopt() {
     const pid_t session = ::getsid(id.pid);  // a helper of a known process lives in its session
     for (const auto& [key, e] : entries_) known |= e->id() == id || session == e->id().pid;
     if (known) continue;
-    BP_LOG(warn, "process.unknown", "pid={} carries this folder's mark but was never written down: killed", id.pid);
+    BP_LOG(warn, "process.unknown",
+           "pid={} carries this folder's mark but was never written down: killed", id.pid);
     (void)process_signal(id, SIGKILL);
-    if (!process_wait_gone(id, Deadline::in_ms(kProofMs)).ok()) survivors += " " + std::to_string(id.pid);
+    if (!process_wait_gone(id, Deadline::in_ms(kProofMs)).ok())
+      survivors += " " + std::to_string(id.pid);
   }
   if (!survivors.empty()) {
-    return Error{ErrorCode::kNeedsHuman, "processes of an earlier agent do not die: pid" + survivors, {}};
+    return Error{
+        ErrorCode::kNeedsHuman, "processes of an earlier agent do not die: pid" + survivors, {}};
   }
   return {};
 }

@@ -1,7 +1,7 @@
 // ProcessTable: the heads and ranks of this node: starts, watches (pidfd), leases, stops, adopts.
-// Everything it starts is written down before its program runs (SpawnOptions::before_exec), so a crash of
-// the agent at any moment loses no process. Operations on one process key run one after the other.
-// Agent's thread only; answers come through callbacks on it.
+// Everything it starts is written down before its program runs (SpawnOptions::before_exec), so a
+// crash of the agent at any moment loses no process. Operations on one process key run one after
+// the other. Agent's thread only; answers come through callbacks on it.
 #pragma once
 #include <boost/asio/io_context.hpp>
 #include <deque>
@@ -21,8 +21,8 @@ namespace bp::node {
 
 struct TableOptions {
   std::string node_id, run_id;
-  std::string work_dir;   // absolute
-  std::string bin_dir;    // absolute
+  std::string work_dir;  // absolute
+  std::string bin_dir;   // absolute
 };
 
 class ProcessTable {
@@ -34,15 +34,16 @@ class ProcessTable {
   /// After SIGKILL a process has this long to be gone, then it counts as a survivor.
   static constexpr int64_t kProofMs = 5'000;
 
-  ProcessTable(boost::asio::io_context& io, StateStore& store, TableOptions options, Ended on_ended);
+  ProcessTable(boost::asio::io_context& io, StateStore& store, TableOptions options,
+               Ended on_ended);
   ~ProcessTable();
 
   /// Takes over what a predecessor started, and ends what carries this folder's mark but was never
   /// written down. Once, before anything else; blocks up to kProofMs. kNeedsHuman names survivors.
   Status adopt();
-  /// The process that runs under the key and epoch, started when there is none. One of an older epoch is
-  /// killed and proven dead first. Errors: kInvalidArgument, kStaleEpoch, kNotFound (no such program),
-  /// kDiskFull, kDeadlineExceeded (the old one does not die).
+  /// The process that runs under the key and epoch, started when there is none. One of an older
+  /// epoch is killed and proven dead first. Errors: kInvalidArgument, kStaleEpoch, kNotFound (no
+  /// such program), kDiskFull, kDeadlineExceeded (the old one does not die).
   void start(const v1::StartProcess& wanted, Epoch epoch, StartDone done);
   /// SIGTERM, after `grace_ms` SIGKILL, then proof. OK when there is no such process.
   void stop(const std::string& key, int64_t grace_ms, StopDone done);
@@ -62,7 +63,8 @@ class ProcessTable {
   void finish(const std::string& key);
   void begin_start(const v1::StartProcess& wanted, Epoch epoch, StartDone done);
   Result<v1::ProcessStatus> spawn(const v1::StartProcess& wanted, Epoch epoch);
-  void end_process(const EntryPtr& entry, int64_t grace_ms, const std::string& reason, StopDone done);
+  void end_process(const EntryPtr& entry, int64_t grace_ms, const std::string& reason,
+                   StopDone done);
   void kill_hard(const EntryPtr& entry);
   void watch(const EntryPtr& entry);
   void gone(const EntryPtr& entry);

@@ -24,7 +24,8 @@ constexpr size_t kPartBytesMax = 255;                              // NAME_MAX
 
 Error bad_path(std::string_view path, const std::string& why) {
   std::string shown;
-  for (char c : path.substr(0, 120)) shown += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  for (char c : path.substr(0, 120))
+    shown += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
   return {ErrorCode::kInvalidArgument, "object path \"" + shown + "\" " + why,
           "Rename the object, or leave it out with `exclude` in the recipe"};
 }
@@ -46,7 +47,8 @@ Status copy_file(const std::string& source, int dir, const std::string& name) {
     const ssize_t n = ::copy_file_range(from.get(), nullptr, to.get(), nullptr, 64 << 20, 0);
     if (n == 0) return {};
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return file_error("copy " + source, errno, "/proc/self/fd/" + std::to_string(to.get()));
+    if (n < 0)
+      return file_error("copy " + source, errno, "/proc/self/fd/" + std::to_string(to.get()));
   }
 }
 
@@ -57,13 +59,17 @@ std::string describe_file_system(const std::string& path) {
   std::error_code ec;
   fs::path at = fs::canonical(path, ec);
   if (ec) at = path;
-  struct stat st{}, up{};
+  struct stat st {
+  }, up{};
   if (::stat(at.c_str(), &st) == 0) {
-    while (at.has_relative_path() && ::stat(at.parent_path().c_str(), &up) == 0 && up.st_dev == st.st_dev) at = at.parent_path();
+    while (at.has_relative_path() && ::stat(at.parent_path().c_str(), &up) == 0 &&
+           up.st_dev == st.st_dev)
+      at = at.parent_path();
   }
-  struct statvfs vfs{};
+  struct statvfs vfs {};
   std::string free = "?";
-  if (::statvfs(path.c_str(), &vfs) == 0) free = std::to_string((static_cast<uint64_t>(vfs.f_bavail) * vfs.f_frsize) >> 20);
+  if (::statvfs(path.c_str(), &vfs) == 0)
+    free = std::to_string((static_cast<uint64_t>(vfs.f_bavail) * vfs.f_frsize) >> 20);
   return at.string() + " (" + free + " MiB free)";
 }
 
@@ -74,9 +80,11 @@ Error file_error(const std::string& what, int errno_value, const std::string& pa
 }
 
 Result<std::vector<std::string>> check_path(std::string_view path) {
-  if (path.size() > kPathBytesMax) return bad_path(path, "is longer than " + std::to_string(kPathBytesMax) + " bytes");
+  if (path.size() > kPathBytesMax)
+    return bad_path(path, "is longer than " + std::to_string(kPathBytesMax) + " bytes");
   for (char c : path) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) return bad_path(path, "holds a control character");
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      return bad_path(path, "holds a control character");
   }
   std::string_view rest = path;
   if (!rest.empty() && rest.front() == '/') rest.remove_prefix(1);
@@ -85,7 +93,8 @@ Result<std::vector<std::string>> check_path(std::string_view path) {
     const size_t slash = rest.find('/');
     const std::string_view part = rest.substr(0, slash);
     if (part.empty()) return bad_path(path, "is absolute, ends in a slash or has an empty part");
-    if (part == "." || part == "..") return bad_path(path, "has a part \"" + std::string(part) + "\"");
+    if (part == "." || part == "..")
+      return bad_path(path, "has a part \"" + std::string(part) + "\"");
     if (part.size() > kPartBytesMax) return bad_path(path, "has a part longer than 255 bytes");
     parts.emplace_back(part);
     if (parts.size() > kPartsMax) return bad_path(path, "is more than 64 folders deep");
@@ -105,18 +114,21 @@ Status SafeTree::place(const std::string& path, const std::string& source) const
   Fd dir = open_beneath(root_.get(), ".", O_RDONLY | O_DIRECTORY);
   for (size_t i = 0; i + 1 < parts.size() && dir; ++i) {
     if (::mkdirat(dir.get(), parts[i].c_str(), 0700) != 0 && errno != EEXIST) {
-      return file_error("make folder of " + path, errno, "/proc/self/fd/" + std::to_string(dir.get()));
+      return file_error("make folder of " + path, errno,
+                        "/proc/self/fd/" + std::to_string(dir.get()));
     }
     dir = open_beneath(dir.get(), parts[i], O_RDONLY | O_DIRECTORY);
   }
   if (!dir) {
     if (errno == ELOOP) return bad_path(path, "crosses a symbolic link");
-    if (errno == ENOTDIR) return Error{ErrorCode::kConflict, "object path " + path + " crosses a file", {}};
+    if (errno == ENOTDIR)
+      return Error{ErrorCode::kConflict, "object path " + path + " crosses a file", {}};
     return errno_error("open the folder of " + path, errno);
   }
   const std::string tmp = ".bp-" + random_hex(8);
   if (::linkat(AT_FDCWD, source.c_str(), dir.get(), tmp.c_str(), 0) != 0) {
-    if (errno != EXDEV && errno != EPERM && errno != EMLINK) return file_error("link " + path, errno, source);
+    if (errno != EXDEV && errno != EPERM && errno != EMLINK)
+      return file_error("link " + path, errno, source);
     if (auto s = copy_file(source, dir.get(), tmp); !s.ok()) {
       ::unlinkat(dir.get(), tmp.c_str(), 0);
       return s;
@@ -126,7 +138,8 @@ Status SafeTree::place(const std::string& path, const std::string& source) const
   const int error = errno;
   ::unlinkat(dir.get(), tmp.c_str(), 0);  // rename leaves it when both were the same file already
   if (renamed == 0) return {};
-  if (error == EISDIR) return Error{ErrorCode::kConflict, "object path " + path + " is a folder already", {}};
+  if (error == EISDIR)
+    return Error{ErrorCode::kConflict, "object path " + path + " is a folder already", {}};
   return errno_error("put " + path, error);
 }
 
@@ -136,8 +149,9 @@ bool SafeTree::holds(const std::string& path, uint64_t size_bytes) const {
   std::string relative;
   for (const auto& p : *parts) relative += (relative.empty() ? "" : "/") + p;
   Fd fd = open_beneath(root_.get(), relative, O_PATH);
-  struct stat st{};
-  return fd && ::fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode) && static_cast<uint64_t>(st.st_size) == size_bytes;
+  struct stat st {};
+  return fd && ::fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode) &&
+         static_cast<uint64_t>(st.st_size) == size_bytes;
 }
 
 }  // namespace bp::node

@@ -1,6 +1,6 @@
-// SafeTree: puts files below a folder under names that came from outside. No name leads out of it: absolute
-// ones, "..", and ones that cross a symbolic link are refused by check_path() and by the kernel (openat2
-// with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS). Any thread.
+// SafeTree: puts files below a folder under names that came from outside. No name leads out of it:
+// absolute ones, "..", and ones that cross a symbolic link are refused by check_path() and by the
+// kernel (openat2 with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS). Any thread.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -13,17 +13,19 @@
 namespace bp::node {
 
 /// The parts of "/mount/dir/name" or "mount/dir/name" (one leading slash is the mount location's).
-/// kInvalidArgument names what is wrong: empty, ".", ".." parts, control characters, too long or too deep.
+/// kInvalidArgument names what is wrong: empty, ".", ".." parts, control characters, too long or
+/// too deep.
 Result<std::vector<std::string>> check_path(std::string_view path);
 
 class SafeTree {
  public:
   /// `root` must exist.
   static Result<SafeTree> open(const std::string& root);
-  /// Makes `path` a hard link to `source`; a reflink or a copy where the file systems differ. Replaces
-  /// what was there. kInvalidArgument, kConflict (a folder is in the way), kDiskFull, kIo.
+  /// Makes `path` a hard link to `source`; a reflink or a copy where the file systems differ.
+  /// Replaces what was there. kInvalidArgument, kConflict (a folder is in the way), kDiskFull, kIo.
   Status place(const std::string& path, const std::string& source) const;
-  /// Whether `path` is a plain file of that size below the root, without a symbolic link on the way.
+  /// Whether `path` is a plain file of that size below the root, without a symbolic link on the
+  /// way.
   bool holds(const std::string& path, uint64_t size_bytes) const;
 
  private:

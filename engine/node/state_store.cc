@@ -8,7 +8,8 @@ constexpr uint32_t kVersion = 1;
 constexpr size_t kStateBytesMax = 16 << 20;
 }  // namespace
 
-Result<StateStore> StateStore::open(const std::string& path, const std::string& node_id, const std::string& run_id) {
+Result<StateStore> StateStore::open(const std::string& path, const std::string& node_id,
+                                    const std::string& run_id) {
   v1::NodeState state;
   auto bytes = read_file(path, kStateBytesMax);
   if (!bytes.ok() && bytes.error().code != ErrorCode::kNotFound) return std::move(bytes).error();
@@ -20,19 +21,22 @@ Result<StateStore> StateStore::open(const std::string& path, const std::string& 
   }
   if (!state.ParseFromString(*bytes) || state.version() != kVersion) {
     return Error{ErrorCode::kCorruptData,
-                 path + ": " + std::to_string(bytes->size()) + " bytes that are no agent state of version " +
-                     std::to_string(kVersion),
+                 path + ": " + std::to_string(bytes->size()) +
+                     " bytes that are no agent state of version " + std::to_string(kVersion),
                  "Stop the processes of this folder by hand, then remove the folder"};
   }
   if (state.node_id() != node_id || state.run_id() != run_id) {
     return Error{ErrorCode::kConflict,
-                 path + " belongs to node " + state.node_id() + " of run " + state.run_id() + ", not to node " +
-                     node_id + " of run " + run_id, {}};
+                 path + " belongs to node " + state.node_id() + " of run " + state.run_id() +
+                     ", not to node " + node_id + " of run " + run_id,
+                 {}};
   }
   return StateStore(path, std::move(state));
 }
 
-Status StateStore::save() const { return write_file_atomic(path_, state_.SerializeAsString(), 0600); }
+Status StateStore::save() const {
+  return write_file_atomic(path_, state_.SerializeAsString(), 0600);
+}
 
 v1::KnownProcess* StateStore::find(const std::string& process_key) {
   for (auto& p : *state_.mutable_processes()) {

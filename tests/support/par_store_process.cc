@@ -24,9 +24,12 @@ ParStoreProcess::ParStoreProcess(int page_limit) {
   fs::create_directories(dir_ / "root/models");
   SpawnOptions o;
   o.program = "/usr/bin/env";
-  o.args = {"python3", BP_SOURCE_DIR "/examples/quickstart/par_store.py", "--root", dir_ / "root", "--faults",
-            dir_ / "faults.json", "--request-log", dir_ / "requests", "--url-file", dir_ / "url",
-            "--page-limit", std::to_string(page_limit)};
+  o.args = {"python3",       BP_SOURCE_DIR "/examples/quickstart/par_store.py",
+            "--root",        dir_ / "root",
+            "--faults",      dir_ / "faults.json",
+            "--request-log", dir_ / "requests",
+            "--url-file",    dir_ / "url",
+            "--page-limit",  std::to_string(page_limit)};
   o.log_file = dir_ / "log";
   o.die_with_parent = true;
   faults("[]");
@@ -37,7 +40,8 @@ ParStoreProcess::ParStoreProcess(int page_limit) {
     auto text = read_file(dir_ / "url", 4096);
     if (text.ok()) {
       url_ = text->substr(0, text->find('\n'));
-      // The file comes before the loop that serves: the listening socket queues what arrives earlier.
+      // The file comes before the loop that serves: the listening socket queues what arrives
+      // earlier.
       return;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));

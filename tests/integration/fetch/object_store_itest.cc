@@ -35,7 +35,8 @@ Error read_error(ObjectStore& s, const std::string& name, uint64_t offset, uint6
 
 TEST_CASE("object_store: a listing goes on over its pages, and a prefix narrows it") {
   ParStoreProcess p(2);
-  for (int i = 0; i < 7; ++i) p.put("dir/f" + std::to_string(i), std::string(static_cast<size_t>(i), 'x'));
+  for (int i = 0; i < 7; ++i)
+    p.put("dir/f" + std::to_string(i), std::string(static_cast<size_t>(i), 'x'));
   p.put("other", "y");
   auto s = open(p);
   auto all = s->list("", soon());
@@ -69,20 +70,26 @@ TEST_CASE("object_store: a changed object is not mixed with the old one") {
   auto s = open(p);
   auto listed = s->list("", soon()).value();
   p.put("a", "9876543210");
-  auto st = s->stream(listed[0], 0, 10, [](std::string_view) { return Status(); }, soon());
+  auto st = s->stream(
+      listed[0], 0, 10, [](std::string_view) { return Status(); }, soon());
   REQUIRE(!st.ok());
   CHECK(st.error().message.find("changed") != std::string::npos);
   ObjectInfo other{"a", 11, {}, {}};
-  CHECK(s->stream(other, 0, 5, [](std::string_view) { return Status(); }, soon()).error().code ==
-        ErrorCode::kCorruptData);
+  CHECK(s->stream(
+             other, 0, 5, [](std::string_view) { return Status(); }, soon())
+            .error()
+            .code == ErrorCode::kCorruptData);
 }
 
 TEST_CASE("object_store: answers are told final or worth another try") {
   ParStoreProcess p;
   p.put("a", std::string(50'000, 'a'));
   auto s = open(p);
-  for (auto [status, code] : {std::pair{403, ErrorCode::kHttpStatus}, {404, ErrorCode::kHttpStatus},
-                              {500, ErrorCode::kHttpRetry}, {503, ErrorCode::kHttpRetry}, {429, ErrorCode::kHttpRetry}}) {
+  for (auto [status, code] : {std::pair{403, ErrorCode::kHttpStatus},
+                              {404, ErrorCode::kHttpStatus},
+                              {500, ErrorCode::kHttpRetry},
+                              {503, ErrorCode::kHttpRetry},
+                              {429, ErrorCode::kHttpRetry}}) {
     p.faults(R"([{"status": )" + std::to_string(status) + "}]");
     INFO(status);
     CHECK(read_error(*s, "a", 0, 100).code == code);
@@ -136,9 +143,9 @@ TEST_CASE("object_store: redirects stay within the origin and end") {
   CHECK(s->read("a", 0, 1, soon()).value() == "x");
   p.faults(R"([{"redirect": "{path}"}])");
   CHECK(read_error(*s, "a", 0, 1).code == ErrorCode::kHttpStatus);
-  for (const std::string& to : {elsewhere.url() + "a", std::string("http://169.254.169.254/latest"),
-                                std::string("file:///etc/passwd"),
-                                "http://localhost:" + std::to_string(p.port()) + "/x"}) {
+  for (const std::string& to :
+       {elsewhere.url() + "a", std::string("http://169.254.169.254/latest"),
+        std::string("file:///etc/passwd"), "http://localhost:" + std::to_string(p.port()) + "/x"}) {
     p.faults(R"([{"redirect": ")" + to + R"("}])");
     auto e = read_error(*s, "a", 0, 1);
     CHECK(e.code == ErrorCode::kForbiddenAddress);
@@ -151,15 +158,18 @@ TEST_CASE("object_store: loopback needs leave, link-local never gets it, however
   p.put("a", "x");
   CHECK(read_error(*open(p, {}), "a", 0, 1).code == ErrorCode::kForbiddenAddress);
   const std::string port = std::to_string(p.port());
-  for (const std::string& host : {"localhost:" + port, "127.1:" + port, "0:" + port, "[::ffff:127.0.0.1]:" + port}) {
+  for (const std::string& host :
+       {"localhost:" + port, "127.1:" + port, "0:" + port, "[::ffff:127.0.0.1]:" + port}) {
     INFO(host);
     auto s = ObjectStore::open(Secret("http://" + host + "/p/t/n/n/b/b/o/"), {});
     REQUIRE(s.ok());
     CHECK((*s)->list("", soon()).error().code == ErrorCode::kForbiddenAddress);
   }
-  for (const char* host : {"169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "2852039166"}) {
+  for (const char* host :
+       {"169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "2852039166"}) {
     INFO(host);
-    auto s = ObjectStore::open(Secret(std::string("http://") + host + "/p/t/n/n/b/b/o/"), loopback());
+    auto s =
+        ObjectStore::open(Secret(std::string("http://") + host + "/p/t/n/n/b/b/o/"), loopback());
     REQUIRE(s.ok());
     CHECK((*s)->list("", soon()).error().code == ErrorCode::kForbiddenAddress);
   }

@@ -1,5 +1,7 @@
-// Stands in for bp-head and bp-rank: does what the lines of its config (fd 3) say, then waits for a signal.
-//   print TEXT | ignore-term | exit CODE | lease MS | put SEGMENT TEXT | show SEGMENT | close SEGMENT
+// Stands in for bp-head and bp-rank: does what the lines of its config (fd 3) say, then waits for a
+// signal.
+//   print TEXT | ignore-term | exit CODE | lease MS | put SEGMENT TEXT | show SEGMENT | close
+//   SEGMENT
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -19,7 +21,8 @@ namespace {
 std::string read_config() {
   std::string out;
   char buffer[4096];
-  for (ssize_t n; (n = ::read(3, buffer, sizeof buffer)) > 0;) out.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = ::read(3, buffer, sizeof buffer)) > 0;)
+    out.append(buffer, static_cast<size_t>(n));
   return out;
 }
 
@@ -58,10 +61,11 @@ void run(const std::string& verb, std::istringstream& rest) {
     int segment = 0;
     rest >> segment;
     char text[64] = {};
-    struct stat st{};
+    struct stat st {};
     ::fstat(5 + segment, &st);
     (void)!::pread(5 + segment, text, sizeof text - 1, 0);
-    std::printf("segment %d: size %lld \"%s\"\n", segment, static_cast<long long>(st.st_size), text);
+    std::printf("segment %d: size %lld \"%s\"\n", segment, static_cast<long long>(st.st_size),
+                text);
   } else if (verb == "close") {
     int segment = 0;
     rest >> segment;

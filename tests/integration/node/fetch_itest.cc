@@ -52,7 +52,8 @@ void check_no_token(const NodeHarness& h, const ParStoreProcess& p) {
 
 }  // namespace
 
-TEST_CASE("fetch: objects come whole, a second node takes them from the cache, no URL is written down") {
+TEST_CASE(
+    "fetch: objects come whole, a second node takes them from the cache, no URL is written down") {
   ParStoreProcess p;
   const std::string big = p.put_random("dir/big.gguf", kBig);
   p.put("empty", "");
@@ -117,14 +118,16 @@ TEST_CASE("fetch: passing trouble is tried again, lasting trouble is told with i
   NodeHarness h;
   h.start_agent();
   const auto wanted = request(p);
-  p.faults(R"([{"on": "get", "times": 2, "status": 500}, {"on": "get", "times": 1, "cut_after": 100000}])");
+  p.faults(
+      R"([{"on": "get", "times": 2, "status": 500}, {"on": "get", "times": 1, "cut_after": 100000}])");
   h.fetch(wanted);
   CHECK(h.wait_fetch("fetch").done());
   CHECK(file(h, "a.bin") == content);
-  for (auto [fault, code] : {std::pair<std::string, std::string>{R"({"status": 403})", "BP_HTTP_STATUS"},
-                             {R"({"status": 404})", "BP_HTTP_STATUS"},
-                             {R"({"redirect": "http://169.254.169.254/x"})", "BP_FORBIDDEN_ADDRESS"},
-                             {R"({"ignore_range": true, "wrong_bytes": true})", "BP_CORRUPT_DATA"}}) {
+  for (auto [fault, code] :
+       {std::pair<std::string, std::string>{R"({"status": 403})", "BP_HTTP_STATUS"},
+        {R"({"status": 404})", "BP_HTTP_STATUS"},
+        {R"({"redirect": "http://169.254.169.254/x"})", "BP_FORBIDDEN_ADDRESS"},
+        {R"({"ignore_range": true, "wrong_bytes": true})", "BP_CORRUPT_DATA"}}) {
     INFO(fault);
     std::filesystem::remove_all(h.cache_dir);
     std::filesystem::remove_all(h.work_dir + "/files/models");
@@ -141,7 +144,8 @@ TEST_CASE("fetch: passing trouble is tried again, lasting trouble is told with i
   check_no_token(h, p);
 }
 
-TEST_CASE("fetch: a store that keeps failing ends in an error worth another try, and what came is kept") {
+TEST_CASE(
+    "fetch: a store that keeps failing ends in an error worth another try, and what came is kept") {
   ParStoreProcess p;
   const std::string content = p.put_random("a.bin", 20 << 20);
   NodeHarness h;
@@ -157,14 +161,15 @@ TEST_CASE("fetch: a store that keeps failing ends in an error worth another try,
   CHECK(file(h, "a.bin") == content);
 }
 
-TEST_CASE("fetch: hostile names are refused before anything is fetched, and links are not followed") {
+TEST_CASE(
+    "fetch: hostile names are refused before anything is fetched, and links are not followed") {
   ParStoreProcess p;
   p.put("a", "x");
   NodeHarness h;
   h.start_agent();
   const auto good = request(p);
-  for (const std::string path : {"/models/../../etc/x", "..", "//etc/passwd", "/models//a", "/models/./a", "", "/",
-                                 "/models/a/", "/models/a\nb"}) {
+  for (const std::string path : {"/models/../../etc/x", "..", "//etc/passwd", "/models//a",
+                                 "/models/./a", "", "/", "/models/a/", "/models/a\nb"}) {
     INFO(path);
     auto wanted = good;
     wanted.mutable_objects(0)->set_path(path);

@@ -21,10 +21,12 @@ v1::Segment segment(const std::string& name, uint64_t size_bytes, bool drop_with
   return s;
 }
 
-NodeHarness::NodeHarness() : work_dir(dir / "node"), cache_dir(dir / "cache"), bin_dir(dir / "bin") {
+NodeHarness::NodeHarness()
+    : work_dir(dir / "node"), cache_dir(dir / "cache"), bin_dir(dir / "bin") {
   fs::create_directories(work_dir);
   fs::create_directories(bin_dir);
-  for (const char* name : {"/bp-head", "/bp-rank"}) fs::create_symlink(BP_BUILD_DIR "/tests/bp_fake_process", bin_dir + name);
+  for (const char* name : {"/bp-head", "/bp-rank"})
+    fs::create_symlink(BP_BUILD_DIR "/tests/bp_fake_process", bin_dir + name);
   context_ = std::move(bus::Context::start()).value();
   node_keys_ = std::move(bus::load_or_make_key_pair(work_dir + "/node.key")).value();
   listen();
@@ -50,15 +52,17 @@ void NodeHarness::listen() {
   auto bound = bus::Router::bind(*context_, std::move(o));
   REQUIRE(bound.ok());
   router_ = std::move(*bound);
-  REQUIRE(write_file_atomic(dir / "node_endpoint", router_->endpoint() + "\n" + server + "\n").ok());
+  REQUIRE(
+      write_file_atomic(dir / "node_endpoint", router_->endpoint() + "\n" + server + "\n").ok());
 }
 
 ProcessId NodeHarness::spawn_agent(const std::string& log) {
   SpawnOptions o;
   o.program = BP_BUILD_DIR "/bin/bp-node";
-  o.args = {"--node-id", "n1-0", "--run-id", "run-1", "--work-dir", work_dir, "--cache-dir", cache_dir, "--address",
-            "127.64.1.10", "--daemon-file", dir / "node_endpoint", "--bin-dir", bin_dir, "--cores", "2",
-            "--memory-bytes", "1000000000"};
+  o.args = {
+      "--node-id",   "n1-0",    "--run-id",  "run-1",       "--work-dir",     work_dir,
+      "--cache-dir", cache_dir, "--address", "127.64.1.10", "--daemon-file",  dir / "node_endpoint",
+      "--bin-dir",   bin_dir,   "--cores",   "2",           "--memory-bytes", "1000000000"};
   o.log_file = dir / log;
   auto started = process_spawn(o);
   REQUIRE(started.ok());
@@ -89,7 +93,8 @@ std::optional<v1::NodeMessage> NodeHarness::receive(Deadline deadline) {
     ended.push_back(m->process_ended());
     if (acknowledge) answer.mutable_beat_ack()->add_ended_keys(m->process_ended().process_key());
   }
-  if (answer.body_case() != v1::NodeMessage::BODY_NOT_SET) (void)router_->send(peer_, answer.SerializeAsString());
+  if (answer.body_case() != v1::NodeMessage::BODY_NOT_SET)
+    (void)router_->send(peer_, answer.SerializeAsString());
   return *m;
 }
 
@@ -130,7 +135,8 @@ v1::NodeCommandReply NodeHarness::call(v1::NodeCommand command, uint64_t epoch, 
   return {};
 }
 
-v1::NodeCommandReply NodeHarness::start(const std::string& key, uint64_t epoch, const std::string& config,
+v1::NodeCommandReply NodeHarness::start(const std::string& key, uint64_t epoch,
+                                        const std::string& config,
                                         const std::vector<v1::Segment>& segments, bool leased) {
   v1::NodeCommand c;
   auto* s = c.mutable_start();
@@ -199,7 +205,8 @@ v1::FetchStatus NodeHarness::wait_fetch(const std::string& key, int64_t wait_ms)
   c.mutable_fetch_query()->set_fetch_key(key);
   for (;;) {
     auto r = call(c, 0);
-    if (r.has_error() || r.fetch().done() || r.fetch().has_error() || deadline.passed()) return r.fetch();
+    if (r.has_error() || r.fetch().done() || r.fetch().has_error() || deadline.passed())
+      return r.fetch();
     pump(20);
   }
 }

@@ -1,4 +1,5 @@
-// NodeHarness: a daemon that is none (a ROUTER in this test) and real bp-node processes below a folder.
+// NodeHarness: a daemon that is none (a ROUTER in this test) and real bp-node processes below a
+// folder.
 #pragma once
 #include <memory>
 #include <optional>
@@ -17,9 +18,9 @@ class NodeHarness {
   NodeHarness();
   ~NodeHarness();  // ends the agent and every process that carries the folder's mark
 
-  void listen();                 // a daemon with a new key and port; rewrites the endpoint file
+  void listen();  // a daemon with a new key and port; rewrites the endpoint file
   void start_agent();
-  void kill_agent();             // SIGKILL, waits
+  void kill_agent();                              // SIGKILL, waits
   ProcessId spawn_agent(const std::string& log);  // without waiting for it
   /// Handles what comes in until a greeting arrived.
   v1::NodeHello wait_hello();
@@ -40,11 +41,11 @@ class NodeHarness {
   /// Living processes that carry the folder's mark.
   std::vector<ProcessId> marked() const;
   void send_raw(const std::string& payload);
-  void pump(int64_t ms);         // only handle what comes in
+  void pump(int64_t ms);  // only handle what comes in
 
   TempDir dir;
   std::string work_dir, cache_dir, bin_dir;
-  bool acknowledge = true;       // the ends of processes
+  bool acknowledge = true;  // the ends of processes
   std::vector<v1::ProcessEnded> ended;
   std::optional<v1::NodeBeat> last_beat;
   ProcessId agent;

@@ -12,7 +12,9 @@ using bp::test::NodeHarness;
 using bp::test::segment;
 
 namespace {
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 }  // namespace
 
 TEST_CASE("node: it greets with its inventory and starts a process once per key and epoch") {
@@ -35,7 +37,8 @@ TEST_CASE("node: it greets with its inventory and starts a process once per key 
   CHECK(h.processes()[0].labels().at("tp_rank") == "0");
 }
 
-TEST_CASE("node: a newer epoch replaces a process after its death, an older one is refused for ever") {
+TEST_CASE(
+    "node: a newer epoch replaces a process after its death, an older one is refused for ever") {
   NodeHarness h;
   h.start_agent();
   const auto old = node::from_proto(h.start("rank-0", 5, "ignore-term\n").started().identity());
@@ -57,7 +60,8 @@ TEST_CASE("node: an agent's successor adopts its processes, segments and leases"
   h.start_agent();
   auto head = h.start("head", 1, "").started();
   auto rank = h.start("rank-0", 1, "lease 600000\nput 0 weights\nput 1 pages\n",
-                      {segment("weights-0", 0, false), segment("comm-0", 4096, true)}, true).started();
+                      {segment("weights-0", 0, false), segment("comm-0", 4096, true)}, true)
+                  .started();
   h.wait_log("rank-0", "ready");
   h.kill_agent();
   CHECK(process_alive(node::from_proto(head.identity())));
@@ -69,7 +73,9 @@ TEST_CASE("node: an agent's successor adopts its processes, segments and leases"
   CHECK(hello.processes(1).identity().pid() == rank.identity().pid());
   CHECK(h.start("rank-0", 1, "").started().identity().pid() == rank.identity().pid());
   // The same memory under a newer epoch; what goes with the epoch is new.
-  REQUIRE(!h.start("rank-0", 2, "show 0\nshow 1\n", {segment("weights-0", 0, false), segment("comm-0", 4096, true)}, true).has_error());
+  REQUIRE(!h.start("rank-0", 2, "show 0\nshow 1\n",
+                   {segment("weights-0", 0, false), segment("comm-0", 4096, true)}, true)
+               .has_error());
   const std::string log = h.wait_log("rank-0", "segment 1");
   CHECK(contains(log, "segment 0: size 7 \"weights\""));
   CHECK(contains(log, "segment 1: size 4096 \"\""));
@@ -125,7 +131,8 @@ TEST_CASE("node: stopping asks, then kills, and proves it; a process gone is no 
   h.wait_log("rank-0", "ready");
   CHECK(!h.stop("rank-0", 1, 5'000).has_error());
   CHECK(h.wait_ended("rank-0").signal() == SIGTERM);
-  const auto stubborn = node::from_proto(h.start("rank-1", 1, "ignore-term\n").started().identity());
+  const auto stubborn =
+      node::from_proto(h.start("rank-1", 1, "ignore-term\n").started().identity());
   h.wait_log("rank-1", "ready");
   CHECK(!h.stop("rank-1", 1, 100).has_error());
   CHECK(!process_alive(stubborn));
@@ -135,7 +142,9 @@ TEST_CASE("node: stopping asks, then kills, and proves it; a process gone is no 
   CHECK(h.processes().empty());
 }
 
-TEST_CASE("node: a process whose lease lapses is killed, also by a successor, one without a lease yet is not") {
+TEST_CASE(
+    "node: a process whose lease lapses is killed, also by a successor, one without a lease yet is "
+    "not") {
   NodeHarness h;
   h.start_agent();
   h.start("rank-0", 1, "lease 300\n", {}, true);
@@ -161,7 +170,8 @@ TEST_CASE("node: what makes no sense is refused with its reason, and nothing is 
   c.mutable_start()->set_process_key("rank-0");
   (*c.mutable_start()->mutable_env())["A=B"] = "x";
   CHECK(h.call(c, 1).error().code() == "BP_INVALID_ARGUMENT");
-  CHECK(h.start("rank-0", 1, "", {segment("../x", 1, false)}).error().code() == "BP_INVALID_ARGUMENT");
+  CHECK(h.start("rank-0", 1, "", {segment("../x", 1, false)}).error().code() ==
+        "BP_INVALID_ARGUMENT");
   CHECK(h.call(v1::NodeCommand(), 1).error().code() == "BP_PROTOCOL");
   v1::NodeCommand other_run;
   other_run.set_run_id("run-2");
@@ -219,12 +229,13 @@ TEST_CASE("node: releasing stops all, removes the folder, keeps the cache and en
   CHECK(!r.has_error());
   CHECK(!process_alive(rank));
   CHECK(process_wait_gone(h.agent, Deadline::in_ms(5000)).ok());
-  struct stat st{};
+  struct stat st {};
   CHECK(::stat(h.work_dir.c_str(), &st) != 0);
   CHECK(::stat(h.cache_dir.c_str(), &st) == 0);
 }
 
-TEST_CASE("node: an agent killed at any moment of a start leaves no process unknown and none twice") {
+TEST_CASE(
+    "node: an agent killed at any moment of a start leaves no process unknown and none twice") {
   NodeHarness h;
   h.start_agent();
   h.wait_hello();

@@ -36,7 +36,8 @@ TEST_CASE("safe_tree: a path is its parts below the mount location") {
   CHECK(*p == std::vector<std::string>{"models", "a b", "c.gguf"});
   CHECK(check_path("models/c").ok());
   CHECK(check_path("/..a/b..").ok());
-  for (const std::string bad : {"", "/", "//a", "/a//b", "/a/", "..", "/../a", "/a/..", "/./a", "a\tb"}) {
+  for (const std::string bad :
+       {"", "/", "//a", "/a//b", "/a/", "..", "/../a", "/a/..", "/./a", "a\tb"}) {
     INFO(bad);
     CHECK(check_path(bad).error().code == ErrorCode::kInvalidArgument);
   }
@@ -59,7 +60,8 @@ TEST_CASE("safe_tree: files are placed as links and found again by size") {
     CHECK(!tree->holds("/m/x/y", 4));
     CHECK(!tree->holds("/m/x", 5));
     size_t files = 0;
-    for ([[maybe_unused]] const auto& e : std::filesystem::directory_iterator(dir / "root/m/x")) ++files;
+    for ([[maybe_unused]] const auto& e : std::filesystem::directory_iterator(dir / "root/m/x"))
+      ++files;
     CHECK(files == 1);
   }
   CHECK(tree->place("/m/x", dir / "source").error().code == ErrorCode::kConflict);
@@ -96,8 +98,8 @@ TEST_CASE("cache_entry: whole parts are remembered, a whole object becomes read-
   auto e = entry_of(dir, 10, 4);
   CHECK(e->complete());
   CHECK(read_file(e->data_path(), 100).value() == content);
-  CHECK((std::filesystem::status(e->data_path()).permissions() & std::filesystem::perms::owner_write) ==
-        std::filesystem::perms::none);
+  CHECK((std::filesystem::status(e->data_path()).permissions() &
+         std::filesystem::perms::owner_write) == std::filesystem::perms::none);
 }
 
 TEST_CASE("cache_entry: a wrong digest throws all parts away, a damaged record counts as nothing") {
@@ -110,9 +112,11 @@ TEST_CASE("cache_entry: a wrong digest throws all parts away, a damaged record c
     REQUIRE(e->mark(1).ok());
     CHECK(e->finish(std::string(16, 'x'), never).error().code == ErrorCode::kCorruptData);
     CHECK(e->whole_bytes() == 0);
-    CHECK(e->finish(std::string(16, 'x'), [] { return true; }).error().code == ErrorCode::kCancelled);
+    CHECK(e->finish(std::string(16, 'x'), [] { return true; }).error().code ==
+          ErrorCode::kCancelled);
   }
-  for (const std::string record : {"", "garbage", "bp-ranges 1 8 4\n1", "bp-ranges 1 9 4\n11", "bp-ranges 1 8 4\n111"}) {
+  for (const std::string record :
+       {"", "garbage", "bp-ranges 1 8 4\n1", "bp-ranges 1 9 4\n11", "bp-ranges 1 8 4\n111"}) {
     INFO(record);
     REQUIRE(write_file_atomic(dir / "key/ranges", record).ok());
     auto e = entry_of(dir, 8, 4);
@@ -184,7 +188,7 @@ TEST_CASE("memory: a segment with another size or of an older epoch is made anew
   auto store = StateStore::open(dir / "s", "n", "r").value();
   Segments segments(store);
   auto inode = [](int fd) {
-    struct stat st{};
+    struct stat st {};
     ::fstat(fd, &st);
     return st.st_ino;
   };
@@ -193,7 +197,8 @@ TEST_CASE("memory: a segment with another size or of an older epoch is made anew
   comm.set_name("comm-0");
   comm.set_size_bytes(4096);
   comm.set_drop_with_epoch(true);
-  const auto kept_inode = inode(segments.get(kept, {1, 1}).value()), comm_inode = inode(segments.get(comm, {1, 1}).value());
+  const auto kept_inode = inode(segments.get(kept, {1, 1}).value()),
+             comm_inode = inode(segments.get(comm, {1, 1}).value());
   CHECK(inode(segments.get(kept, {1, 2}).value()) == kept_inode);
   CHECK(inode(segments.get(comm, {1, 1}).value()) == comm_inode);
   CHECK(inode(segments.get(comm, {1, 2}).value()) != comm_inode);
