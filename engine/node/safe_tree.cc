@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <sys/ioctl.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -43,12 +44,14 @@ Status copy_file(const std::string& source, int dir, const std::string& name) {
   Fd to(::openat(dir, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0440));
   if (!to) return errno_error("create " + name, errno);
   if (::ioctl(to.get(), FICLONE, from.get()) == 0) return {};
+  // Not copy_file_range: between file systems of two kinds it does not work.
   for (;;) {
-    const ssize_t n = ::copy_file_range(from.get(), nullptr, to.get(), nullptr, 64 << 20, 0);
+    const ssize_t n = ::sendfile(to.get(), from.get(), nullptr, 64 << 20);
     if (n == 0) return {};
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0)
+    if (n < 0) {
       return file_error("copy " + source, errno, "/proc/self/fd/" + std::to_string(to.get()));
+    }
   }
 }
 

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -224,4 +225,31 @@ TEST_CASE("fetch: two agents that share a cache fill each entry once") {
   CHECK(file(a, "big") == big);
   CHECK(file(b, "big") == big);
   CHECK(p.ranges("big").size() == 5);
+}
+
+TEST_CASE("fetch: a full disk is named, nothing is lost, and it goes on when there is room") {
+  ParStoreProcess p;
+  const std::string big = p.put_random("big", kBig);
+  NodeHarness h;
+  std::filesystem::create_directories(h.cache_dir);
+  if (::mount("tmpfs", h.cache_dir.c_str(), "tmpfs", 0, "size=16m") != 0) {
+    WARN("not tested: this user may not mount a small file system");
+    return;
+  }
+  struct Unmount {
+    const std::string& at;
+    ~Unmount() { ::umount2(at.c_str(), MNT_DETACH); }
+  } unmount{h.cache_dir};
+  h.start_agent();
+  h.fetch(request(p));
+  auto s = h.wait_fetch("fetch");
+  CHECK(s.error().code() == "BP_DISK_FULL");
+  CHECK(s.error().message().find(h.cache_dir) != std::string::npos);
+  CHECK(p.ranges("big").empty());  // the room is taken before the first byte
+  REQUIRE(::mount("tmpfs", h.cache_dir.c_str(), "tmpfs", MS_REMOUNT, "size=64m") == 0);
+  h.fetch(request(p));
+  s = h.wait_fetch("fetch");
+  CHECK(s.error().message() == "");
+  REQUIRE(s.done());  // onto another file system: copied, not linked
+  CHECK(file(h, "big") == big);
 }
