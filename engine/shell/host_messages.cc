@@ -7,7 +7,8 @@
 namespace bp::shell {
 namespace {
 
-constexpr size_t kLogLineBytes = 8 << 10;
+constexpr size_t kLogTextBytes = 16 << 10;
+constexpr size_t kErrorBytes = 8 << 10;
 constexpr size_t kSecretBytes = 64 << 10;
 
 template <class Outputs>
@@ -103,15 +104,22 @@ void Hosts::handle(Host& host, const v1::StageMessage& m) {
       if (host.result_fed) return;  // its commit is under way
       host.result_fed = true;
       return on_result(host.ref, m.result());
-    case v1::StageMessage::kLog: {
-      const std::string text = redact(m.log().text().substr(0, kLogLineBytes));
-      world_.logs.append(host.ref.run_id, host.ref.stage,
-                         std::to_string(world_.clock.wall_ms()) + " " + m.log().level().substr(0, 8) + " " + text);
-      return hooks_.logged(host.ref.run_id, host.ref.stage);
-    }
+    case v1::StageMessage::kLog: return on_log(host, m.log());
     default:
       BP_LOG(debug, "message.dropped", "host={} body={}", host.ref.host_id, static_cast<int>(m.body_case()));
   }
+}
+
+// One line of the file per line of the text, each with time and level.
+void Hosts::on_log(Host& host, const v1::StageLog& log) {
+  const std::string text = redact(log.text().substr(0, kLogTextBytes));
+  const std::string stamp = std::to_string(world_.clock.wall_ms()) + " " + log.level().substr(0, 8) + " ";
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    if (end > at) world_.logs.append(host.ref.run_id, host.ref.stage, stamp + text.substr(at, end - at));
+    at = end + 1;
+  }
+  hooks_.logged(host.ref.run_id, host.ref.stage);
 }
 
 void Hosts::on_hello(Host& host, const v1::StageMessage& m) {
@@ -229,7 +237,7 @@ void Hosts::on_result(const core::Attempt& ref, const v1::AttemptResult& result)
   e->set_needs_human(result.outcome() == v1::AttemptResult::NEEDS_HUMAN);
   if (result.has_error()) {
     *e->mutable_error() = result.error();
-    e->mutable_error()->set_message(redact(result.error().message().substr(0, kLogLineBytes)));
+    e->mutable_error()->set_message(redact(result.error().message().substr(0, kErrorBytes)));
     e->set_retriable(error_retriable(error_code_from_name(result.error().code())));
   }
   if (bytes_of(result.outputs()) > limits::kStageOutputBytes || result.handle().size() > limits::kCheckpointBytes) {

@@ -61,6 +61,7 @@ class Hosts {
 
   void handle(Host& host, const v1::StageMessage& m);
   void on_hello(Host& host, const v1::StageMessage& m);
+  void on_log(Host& host, const v1::StageLog& log);
   void on_beat(Host& host, const v1::AttemptBeat& beat);
   void on_result(const core::Attempt& ref, const v1::AttemptResult& result);
   void on_node_call(Host& host, const v1::NodeCall& call);
