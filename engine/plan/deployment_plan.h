@@ -19,8 +19,8 @@ struct StoredObject {
 };
 
 /// Applies include/exclude (see ObjectStorage.include) and maps names below mount locations. Problems: an
-/// include that matches nothing, a name that is absolute or holds "..", two objects on one path, more than the volume holds,
-/// no model at model_path (what was found beside it).
+/// include that matches nothing, a name that is absolute or holds "..", two objects on one path, more than
+/// the volume or the declared disks hold, no model at model_path (what was found beside it).
 struct ObjectSelection {
   std::vector<v1::PlannedObject> objects;
   std::string model_file;   // path of the GGUF file, or of the folder with config.json

@@ -51,7 +51,7 @@ def gguf(change=None):
                     u32("llama.feed_forward_length", 32), u32("llama.attention.head_count", 2),
                     u32("llama.attention.head_count_kv", 1),
                     text("llama.rope.freq_base") + struct.pack("<If", 6, 10000.0),
-                    text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 8) + b"".join(text(c) for c in "abcdefgh"),
+                    text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 8) + b"".join(map(text, "abcdefgh")),
                     text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, 8) + struct.pack("<8i", *[1] * 8),
                     text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 2) + struct.pack("<2f", 0.5, 1),
                     text("tokenizer.ggml.add_bos_token") + struct.pack("<IB", 7, 1),
@@ -73,9 +73,9 @@ def gguf(change=None):
         at += (elements // block * bytes_ + 31) // 32 * 32
     if change:
         change(parts)
-    out = parts["magic"] + struct.pack("<IQQ", parts["version"],
-                                       len(parts["tensors"]) if parts["tensor_count"] is None else parts["tensor_count"],
-                                       len(parts["entries"]) if parts["entry_count"] is None else parts["entry_count"])
+    tensors = len(parts["tensors"]) if parts["tensor_count"] is None else parts["tensor_count"]
+    entries = len(parts["entries"]) if parts["entry_count"] is None else parts["entry_count"]
+    out = parts["magic"] + struct.pack("<IQQ", parts["version"], tensors, entries)
     out += b"".join(parts["entries"])
     for name, dims, kind, offset in parts["tensors"]:
         out += text(name) + struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", d) for d in dims)
