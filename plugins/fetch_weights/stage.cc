@@ -1,6 +1,7 @@
 #include "plugins/fetch_weights/stage.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 
 #include "plugins/sdk/node_link.h"
@@ -50,6 +51,8 @@ class Totals {
     ctx_.progress(done, total, "bytes");
   }
   const std::vector<v1::FetchStatus>& nodes() const { return nodes_; }
+  /// One node has failed: the others need not be waited for, they go on by themselves.
+  std::atomic<bool> failed{false};
 
  private:
   sdk::StageContext& ctx_;
@@ -57,8 +60,8 @@ class Totals {
   std::vector<v1::FetchStatus> nodes_;
 };
 
-Status fetch_on(sdk::StageContext& ctx, const v1::NodeInfo& node, const v1::FetchObjects& order, size_t index,
-                Totals& totals) {
+Status watch_fetch(sdk::StageContext& ctx, const v1::NodeInfo& node, const v1::FetchObjects& order, size_t index,
+                   Totals& totals) {
   sdk::NodeLink link(ctx, node);
   v1::NodeCommand begin, query;
   *begin.mutable_fetch() = order;
@@ -78,11 +81,18 @@ Status fetch_on(sdk::StageContext& ctx, const v1::NodeInfo& node, const v1::Fetc
       return Error{error_code_from_name(status.error().code()),
                    "node " + node.node_id() + ": " + status.error().message(), status.error().remedy()};
     }
-    if (status.done()) return {};
+    if (status.done() || totals.failed) return {};
     next = &query;
     if (!ctx.sleep_ms(poll_ms)) return Error{ErrorCode::kCancelled, "cancelled while fetching", {}};
     poll_ms = std::min(poll_ms * 2, kPollMs);
   }
+}
+
+Status fetch_on(sdk::StageContext& ctx, const v1::NodeInfo& node, const v1::FetchObjects& order, size_t index,
+                Totals& totals) {
+  Status done = watch_fetch(ctx, node, order, index, totals);
+  if (!done.ok()) totals.failed = true;
+  return done;
 }
 
 }  // namespace

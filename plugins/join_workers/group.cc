@@ -94,6 +94,7 @@ Result<v1::NodeCommand> Group::start_command(sdk::StageContext& ctx, const v1::R
   (*start->mutable_labels())["pp_rank"] = std::to_string(rank.pp_rank());
   start->add_segments()->set_name("weights-" + std::to_string(rank.rank()));
   start->add_segments()->set_name("kv-" + std::to_string(rank.rank()));
+  if (plan_.tp_size() <= 1) return command;
   auto* comm = start->add_segments();
   comm->set_name("comm-" + std::to_string(rank.pp_rank()));
   comm->set_size_bytes(comm_segment_bytes(plan_.tp_size()));
