@@ -1,16 +1,52 @@
 #include "runtime/rank/rank_model.h"
 
+#include <algorithm>
+#include <cstring>
+
+#include "engine/base/ids.h"
 #include "runtime/models/model_runner.h"
 #include "runtime/weights/weight_source.h"
 
 namespace bp::rt {
 namespace {
 
+constexpr size_t kSampleBytes = 256;
+
+/// Beginning, middle and end of a tensor: other weights of the same shape differ there.
+void add_samples(std::span<const std::byte> bytes, std::string* text) {
+  const size_t size = std::min(kSampleBytes, bytes.size());
+  for (const size_t at : {size_t{0}, (bytes.size() - size) / 2, bytes.size() - size}) {
+    text->append(reinterpret_cast<const char*>(bytes.data()) + at, size);
+  }
+}
+
+/// The same for copies of one model on different nodes, unlike WeightSource::content_key, which names files
+/// of this node. Reads a few pages of every tensor.
+std::string model_key_of(const WeightSource& source) {
+  std::vector<std::string> names = {"model.embed_tokens", "model.norm", "lm_head"};
+  for (uint32_t layer = 0; layer < source.config().shape.layers; ++layer) {
+    const std::string at = "model.layers." + std::to_string(layer) + ".";
+    for (const char* part : {"input_layernorm", "post_attention_layernorm", "self_attn.q_proj", "self_attn.k_proj",
+                             "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      names.push_back(at + part);
+    }
+  }
+  std::string text;
+  for (const std::string& name : names) {
+    auto tensor = source.find(name);
+    if (!tensor.ok()) continue;  // lm_head of a tied model
+    text += name + ":" + plan::weight_type_name(tensor->type) + ":" + std::to_string(tensor->size_bytes) + ";";
+    add_samples(source.bytes(*tensor), &text);
+  }
+  return sha256_hex(text);
+}
+
 class OpenedModel final : public RankModel {
  public:
   OpenedModel(std::unique_ptr<WeightSource> source, RunnerOptions options, uint64_t weights_bytes)
-      : source_(std::move(source)), options_(std::move(options)), weights_bytes_(weights_bytes) {}
-  const std::string& model_key() const override { return source_->content_key(); }
+      : source_(std::move(source)), options_(std::move(options)), weights_bytes_(weights_bytes),
+        model_key_(model_key_of(*source_)) {}
+  const std::string& model_key() const override { return model_key_; }
   std::string numerics_class() const override { return numerics_class_here(options_.exact); }
   uint64_t weights_bytes() const override { return weights_bytes_; }
   uint64_t kv_bytes() const override {
@@ -27,6 +63,7 @@ class OpenedModel final : public RankModel {
   std::unique_ptr<WeightSource> source_;
   RunnerOptions options_;
   uint64_t weights_bytes_;
+  std::string model_key_;
 };
 
 Status same_layers(const v1::DeploymentPlan& plan, const plan::ShardPlan& shards) {
