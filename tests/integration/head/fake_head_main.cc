@@ -1,0 +1,31 @@
+// A head without ranks for tests of clients: prints its endpoint, serves until standard input ends.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "engine/base/log.h"
+#include "fake_backend.h"
+#include "runtime/head/http_server.h"
+#include "runtime/head/openai_service.h"
+
+int main() {
+  using namespace bp::rt;
+  bp::log_init("fake_head", "warn");
+  auto tokenizer = Tokenizer::open(std::string(BP_SOURCE_DIR) + "/tests/golden/text/small_bpe");
+  if (!tokenizer.ok()) return std::fprintf(stderr, "%s\n", tokenizer.error().to_string().c_str()), 1;
+  auto control = std::make_shared<FakeControl>();
+  auto engine = EngineLoop::start(fake_engine_options(), std::make_unique<FakeBackend>(control, **tokenizer));
+  OpenaiService service({"fake/model", 1, 1024}, *engine, **tokenizer);
+  auto http = HttpServer::make({});
+  auto port = http->listen("127.0.0.1", 0, [&](HttpRequest r, std::shared_ptr<HttpAnswer> a) {
+    service.handle(std::move(r), std::move(a));
+  });
+  if (!port.ok()) return std::fprintf(stderr, "%s\n", port.error().to_string().c_str()), 1;
+  http->run();
+  std::printf("http://127.0.0.1:%d\n", *port);
+  std::fflush(stdout);
+  char c;
+  while (::read(0, &c, 1) > 0) {}
+  http->stop();
+  return 0;
+}
