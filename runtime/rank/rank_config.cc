@@ -20,7 +20,8 @@ Result<std::string> read_all(int fd) {
     if (n == 0) return out;
     out.append(buffer, static_cast<size_t>(n));
     if (out.size() > limits::kMessageBytes) {
-      return Error{ErrorCode::kTooLarge, "the config has more than " + std::to_string(limits::kMessageBytes) + " bytes", {}};
+      return Error{ErrorCode::kTooLarge,
+                   "the config has more than " + std::to_string(limits::kMessageBytes) + " bytes", {}};
     }
   }
 }
