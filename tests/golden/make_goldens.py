@@ -2,7 +2,7 @@
 """Makes the golden files of this folder with `transformers` in FP32 from the very same GGUF file.
 
     python3 -m venv /tmp/venv && /tmp/venv/bin/pip install torch transformers gguf accelerate
-    /tmp/venv/bin/python make_goldens.py MODEL.gguf
+    /tmp/venv/bin/python make_goldens.py MODEL.gguf [goldens] [kl]
 
 goldens.json   32 prompts x 64 greedy tokens: token ids, and at each place the gap between the two best logits.
 kl_text.bin    reference for the KL test over text.txt (public domain), little endian:
@@ -110,9 +110,11 @@ def kl_reference(tokenizer, model):
 
 def main():
     tokenizer, model = load(sys.argv[1])
+    parts = sys.argv[2:] or ["goldens", "kl"]
     with torch.no_grad():
-        goldens(tokenizer, model)
-        if os.path.exists(os.path.join(HERE, "text.txt")):
+        if "goldens" in parts:
+            goldens(tokenizer, model)
+        if "kl" in parts:
             kl_reference(tokenizer, model)
 
 
