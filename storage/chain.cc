@@ -41,9 +41,17 @@ std::string body_hash(std::string_view salt, std::string_view body) {
   return Hash().field(salt).field(body).done();
 }
 
-std::string chain_link(std::string_view previous, const EventRow& e, std::string_view hash_of_body) {
-  return Hash().field(previous).number(e.seq).field(e.run_id).number(e.run_seq)
-      .number(static_cast<uint64_t>(e.wall_ms)).field(e.type).field(hash_of_body).done();
+std::string chain_link(std::string_view previous, const EventRow& e,
+                       std::string_view hash_of_body) {
+  return Hash()
+      .field(previous)
+      .number(e.seq)
+      .field(e.run_id)
+      .number(e.run_seq)
+      .number(static_cast<uint64_t>(e.wall_ms))
+      .field(e.type)
+      .field(hash_of_body)
+      .done();
 }
 
 std::string commit_root(std::string_view previous, const std::vector<std::string>& links) {

@@ -14,6 +14,7 @@ namespace bp::storage {
 inline constexpr size_t kSaltBytes = 16;
 std::string new_salt();
 std::string body_hash(std::string_view salt, std::string_view body);
-std::string chain_link(std::string_view previous, const EventRow& event, std::string_view hash_of_body);
+std::string chain_link(std::string_view previous, const EventRow& event,
+                       std::string_view hash_of_body);
 std::string commit_root(std::string_view previous, const std::vector<std::string>& links);
 }  // namespace bp::storage

@@ -6,7 +6,9 @@
 namespace bp::storage {
 namespace {
 
-Error refused(const std::string& what) { return {ErrorCode::kJournal, "refused by the journal: " + what, {}}; }
+Error refused(const std::string& what) {
+  return {ErrorCode::kJournal, "refused by the journal: " + what, {}};
+}
 
 }  // namespace
 
@@ -37,10 +39,13 @@ Status MemoryStore::refuse(const Batch& batch) const {
   uint64_t seq = events_.empty() ? 0 : events_.back().seq;
   std::map<std::string, uint64_t> run_seq;
   for (const EventRow& e : batch.events) {
-    if (e.seq != ++seq) return refused("event " + std::to_string(e.seq) + " does not follow the last one");
+    if (e.seq != ++seq)
+      return refused("event " + std::to_string(e.seq) + " does not follow the last one");
     auto known = last_run_seq_.find(e.run_id);
-    auto [it, fresh] = run_seq.try_emplace(e.run_id, known == last_run_seq_.end() ? 0 : known->second);
-    if (e.run_seq != ++it->second) return refused("run_seq of event " + std::to_string(e.seq) + " leaves a gap");
+    auto [it, fresh] =
+        run_seq.try_emplace(e.run_id, known == last_run_seq_.end() ? 0 : known->second);
+    if (e.run_seq != ++it->second)
+      return refused("run_seq of event " + std::to_string(e.seq) + " leaves a gap");
   }
   std::map<std::string, RunRow> runs;
   for (const RunRow& r : batch.put_runs) runs[r.run_id] = r;
@@ -48,11 +53,13 @@ Status MemoryStore::refuse(const Batch& batch) const {
   std::set<std::string> names, keys;
   std::set<uint64_t> numbers;
   for (const auto& [id, r] : runs) {
-    if (r.live && !names.insert(r.name).second) return refused("two live runs are called " + r.name);
+    if (r.live && !names.insert(r.name).second)
+      return refused("two live runs are called " + r.name);
     if (!r.idempotency_key.empty() && !keys.insert(r.idempotency_key).second) {
       return refused("two runs have one idempotency key");
     }
-    if (r.run_number == 0 || !numbers.insert(r.run_number).second) return refused("two runs have one number");
+    if (r.run_number == 0 || !numbers.insert(r.run_number).second)
+      return refused("two runs have one number");
   }
   for (const StageRow& s : batch.put_stages) {
     if (!runs.count(s.run_id)) return refused("stage " + s.stage + " belongs to no run");
@@ -75,7 +82,8 @@ Status MemoryStore::store(const Batch& batch) {
   }
   for (const RunRow& r : batch.put_runs) runs_[r.run_id] = r;
   for (const StageRow& s : batch.put_stages) stages_[{s.run_id, s.stage, s.map_index}] = s;
-  for (const TimerRow& t : batch.drop_timers) timers_.erase({t.run_id, t.stage, t.map_index, t.kind});
+  for (const TimerRow& t : batch.drop_timers)
+    timers_.erase({t.run_id, t.stage, t.map_index, t.kind});
   for (const TimerRow& t : batch.put_timers) timers_[{t.run_id, t.stage, t.map_index, t.kind}] = t;
   for (const OutboxRow& o : batch.put_outbox) {
     outbox_[o.id] = o;
@@ -115,7 +123,8 @@ Result<RunRow> MemoryStore::find_run(const std::string& id_or_name) {
   const RunRow* best = nullptr;
   for (const auto& [id, r] : runs_) {
     if (r.name != id_or_name) continue;
-    const bool better = !best || (r.live && !best->live) || (r.live == best->live && r.run_number > best->run_number);
+    const bool better = !best || (r.live && !best->live) ||
+                        (r.live == best->live && r.run_number > best->run_number);
     if (better) best = &r;
   }
   if (best) return *best;
@@ -148,8 +157,8 @@ Result<std::vector<StageRow>> MemoryStore::stages_of(const std::string& run_id) 
   return rows;
 }
 
-Result<std::vector<EventRow>> MemoryStore::events_of(const std::string& run_id, uint64_t after_run_seq,
-                                                     uint32_t limit) {
+Result<std::vector<EventRow>> MemoryStore::events_of(const std::string& run_id,
+                                                     uint64_t after_run_seq, uint32_t limit) {
   std::vector<EventRow> rows;
   for (const EventRow& e : events_) {
     if (e.run_id == run_id && e.run_seq > after_run_seq && rows.size() < limit) rows.push_back(e);
@@ -166,8 +175,10 @@ Result<std::vector<std::string>> MemoryStore::check() {
   std::vector<std::string> found;
   for (const auto& [id, t] : timers_) {
     auto run = runs_.find(t.run_id);
-    if (run == runs_.end() || !run->second.live) found.push_back("a timer of " + t.stage + " belongs to no live run");
-    if (!stages_.count({t.run_id, t.stage, t.map_index})) found.push_back("a timer of the unknown stage " + t.stage);
+    if (run == runs_.end() || !run->second.live)
+      found.push_back("a timer of " + t.stage + " belongs to no live run");
+    if (!stages_.count({t.run_id, t.stage, t.map_index}))
+      found.push_back("a timer of the unknown stage " + t.stage);
   }
   return found;
 }

@@ -27,8 +27,8 @@ class MemoryStore final : public Store {
 
   /// The next commit and all later ones fail with `error`; nothing of them is stored.
   void fail_from_now_on(Error error) { broken_ = std::move(error); }
-  /// Commits are kept back, neither durable nor answered, until release(); drop_held() forgets them, as
-  /// a crash would.
+  /// Commits are kept back, neither durable nor answered, until release(); drop_held() forgets
+  /// them, as a crash would.
   void hold() { held_ = true; }
   void release();
   void drop_held();

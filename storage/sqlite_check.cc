@@ -17,9 +17,11 @@ constexpr Invariant kInvariants[] = {
      "SELECT run_id || ' ' || stage FROM timers t WHERE NOT EXISTS (SELECT 1 FROM stages s WHERE "
      "s.run_id = t.run_id AND s.stage = t.stage AND s.map_index = t.map_index)"},
     {"a run without stages",
-     "SELECT run_id FROM runs r WHERE NOT EXISTS (SELECT 1 FROM stages s WHERE s.run_id = r.run_id)"},
+     "SELECT run_id FROM runs r WHERE NOT EXISTS (SELECT 1 FROM stages s WHERE s.run_id = "
+     "r.run_id)"},
     {"a run without events",
-     "SELECT run_id FROM runs r WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.run_id = r.run_id)"},
+     "SELECT run_id FROM runs r WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.run_id = "
+     "r.run_id)"},
     {"a timer of an epoch that its run has not reached",
      "SELECT t.run_id || ' ' || t.stage FROM timers t JOIN runs r USING(run_id) "
      "WHERE t.epoch_counter > r.epoch_counter"},
@@ -29,16 +31,20 @@ constexpr Invariant kInvariants[] = {
     {"a gap in the events",
      "SELECT 'before event ' || min(seq) FROM events HAVING count(*) <> max(seq) - min(seq) + 1"},
     {"a gap in the events of a run",
-     "SELECT run_id FROM events GROUP BY run_id HAVING count(*) <> max(run_seq) - min(run_seq) + 1"},
+     "SELECT run_id FROM events GROUP BY run_id HAVING count(*) <> max(run_seq) - min(run_seq) + "
+     "1"},
     {"events behind the last sealed commit",
-     "SELECT CAST(max(seq) AS TEXT) FROM events HAVING max(seq) > (SELECT coalesce(max(last_seq), 0) FROM commits)"},
+     "SELECT CAST(max(seq) AS TEXT) FROM events HAVING max(seq) > (SELECT coalesce(max(last_seq), "
+     "0) FROM commits)"},
     {"a sealed commit whose events are gone",
-     "SELECT CAST(max(last_seq) AS TEXT) FROM commits HAVING max(last_seq) > (SELECT coalesce(max(seq), 0) FROM events)"},
+     "SELECT CAST(max(last_seq) AS TEXT) FROM commits HAVING max(last_seq) > (SELECT "
+     "coalesce(max(seq), 0) FROM events)"},
 };
 
 constexpr size_t kLinesMax = 100;
 
-Status collect(Database& db, const char* sql, const std::string& text, std::vector<std::string>& found) {
+Status collect(Database& db, const char* sql, const std::string& text,
+               std::vector<std::string>& found) {
   BP_ASSIGN(Statement s, Statement::prepare(db.get(), sql));
   while (found.size() < kLinesMax) {
     BP_ASSIGN(bool row, s.step());
@@ -67,29 +73,34 @@ Status check_file(Database& db, std::vector<std::string>& found) {
 }  // namespace
 
 Status check_chain(Database& db, std::vector<std::string>& found) {
-  BP_ASSIGN(Statement s, Statement::prepare(db.get(),
-                                            "SELECT e.seq, e.run_id, e.run_seq, e.wall_ms, e.type, e.salt, "
-                                            "e.body IS NULL, e.body, e.body_hash, e.link, c.root FROM events e "
-                                            "LEFT JOIN commits c ON c.last_seq = e.seq ORDER BY e.seq"));
+  BP_ASSIGN(Statement s,
+            Statement::prepare(db.get(),
+                               "SELECT e.seq, e.run_id, e.run_seq, e.wall_ms, e.type, e.salt, "
+                               "e.body IS NULL, e.body, e.body_hash, e.link, c.root FROM events e "
+                               "LEFT JOIN commits c ON c.last_seq = e.seq ORDER BY e.seq"));
   std::map<std::string, std::string> last;
   std::string root;
   std::vector<std::string> links;
   while (found.size() < kLinesMax) {
     BP_ASSIGN(bool row, s.step());
     if (!row) break;
-    EventRow e{uint64_t(s.int_at(0)), s.bytes_at(1), uint64_t(s.int_at(2)), s.int_at(3), s.bytes_at(4), {}};
+    EventRow e{uint64_t(s.int_at(0)), s.bytes_at(1), uint64_t(s.int_at(2)),
+               s.int_at(3),           s.bytes_at(4), {}};
     const std::string who = "event " + std::to_string(e.seq) + " of run " + e.run_id;
     const std::string hash = s.bytes_at(8);
     const bool erased = s.int_at(6) != 0;
-    if (!erased && body_hash(s.bytes_at(5), s.bytes_at(7)) != hash) found.push_back(who + " was altered: its body");
+    if (!erased && body_hash(s.bytes_at(5), s.bytes_at(7)) != hash)
+      found.push_back(who + " was altered: its body");
     const std::string link = s.bytes_at(9);
-    if (chain_link(last[e.run_id], e, hash) != link) found.push_back(who + " breaks the hash chain");
+    if (chain_link(last[e.run_id], e, hash) != link)
+      found.push_back(who + " breaks the hash chain");
     last[e.run_id] = link;
     links.push_back(link);
     if (const std::string stored = s.bytes_at(10); !stored.empty()) {
       root = commit_root(root, links);
       links.clear();
-      if (root != stored) found.push_back("the commit that ends with " + who + " breaks the chain of commits");
+      if (root != stored)
+        found.push_back("the commit that ends with " + who + " breaks the chain of commits");
       root = stored;
     }
   }

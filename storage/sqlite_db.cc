@@ -11,7 +11,8 @@ Error sqlite_error(sqlite3* db, std::string_view what) {
   const int system = db ? sqlite3_system_errno(db) : 0;
   const char* file = db ? sqlite3_db_filename(db, "main") : nullptr;
   std::string text = "journal " + std::string(file ? file : "") + ": " + std::string(what) + ": " +
-                     (db ? sqlite3_errmsg(db) : "out of memory") + " (SQLite " + std::to_string(code) + ")";
+                     (db ? sqlite3_errmsg(db) : "out of memory") + " (SQLite " +
+                     std::to_string(code) + ")";
   const int primary = code & 0xff;
   if (primary == SQLITE_FULL || system == ENOSPC || system == EDQUOT || system == EFBIG) {
     return {ErrorCode::kDiskFull, text, {}};
@@ -28,12 +29,14 @@ Result<uint64_t> read_number(std::string_view text, std::string_view what) {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error == std::errc() && end == text.data() + text.size()) return value;
-  return Error{ErrorCode::kJournal, "the journal is damaged: " + std::string(what) + " is no number", {}};
+  return Error{
+      ErrorCode::kJournal, "the journal is damaged: " + std::string(what) + " is no number", {}};
 }
 
 Result<Statement> Statement::prepare(sqlite3* db, std::string_view sql) {
   sqlite3_stmt* stmt = nullptr;
-  if (sqlite3_prepare_v3(db, sql.data(), int(sql.size()), SQLITE_PREPARE_PERSISTENT, &stmt, nullptr) != SQLITE_OK) {
+  if (sqlite3_prepare_v3(db, sql.data(), int(sql.size()), SQLITE_PREPARE_PERSISTENT, &stmt,
+                         nullptr) != SQLITE_OK) {
     return sqlite_error(db, "prepare");
   }
   return Statement(stmt);
@@ -57,7 +60,8 @@ Status Statement::run() {
 
 Result<Database> Database::open(const std::string& path, int flags) {
   Database d;
-  const int rc = sqlite3_open_v2(path.c_str(), &d.db_, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, nullptr);
+  const int rc = sqlite3_open_v2(path.c_str(), &d.db_,
+                                 flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, nullptr);
   if (rc != SQLITE_OK) {
     const int system = d.db_ ? sqlite3_system_errno(d.db_) : 0;
     if (system != 0 && system != ENOSPC) return errno_error("open journal " + path, system);

@@ -23,19 +23,36 @@ class Statement {
   Statement() = default;
   static Result<Statement> prepare(sqlite3* db, std::string_view sql);
   Statement(Statement&& o) noexcept : stmt_(std::exchange(o.stmt_, nullptr)) {}
-  Statement& operator=(Statement&& o) noexcept { std::swap(stmt_, o.stmt_); return *this; }
+  Statement& operator=(Statement&& o) noexcept {
+    std::swap(stmt_, o.stmt_);
+    return *this;
+  }
   ~Statement() { sqlite3_finalize(stmt_); }
 
   /// Binding starts over at parameter 1 after reset(). Bytes must live until the next step().
-  Statement& text(std::string_view v) { sqlite3_bind_text64(stmt_, ++bound_, v.data() ? v.data() : "", v.size(), SQLITE_STATIC, SQLITE_UTF8); return *this; }
-  Statement& blob(std::string_view v) { sqlite3_bind_blob64(stmt_, ++bound_, v.data() ? v.data() : "", v.size(), SQLITE_STATIC); return *this; }
-  Statement& num(int64_t v) { sqlite3_bind_int64(stmt_, ++bound_, v); return *this; }
+  Statement& text(std::string_view v) {
+    sqlite3_bind_text64(stmt_, ++bound_, v.data() ? v.data() : "", v.size(), SQLITE_STATIC,
+                        SQLITE_UTF8);
+    return *this;
+  }
+  Statement& blob(std::string_view v) {
+    sqlite3_bind_blob64(stmt_, ++bound_, v.data() ? v.data() : "", v.size(), SQLITE_STATIC);
+    return *this;
+  }
+  Statement& num(int64_t v) {
+    sqlite3_bind_int64(stmt_, ++bound_, v);
+    return *this;
+  }
 
   /// True: a row is there.
   Result<bool> step();
   /// Runs a statement that gives no rows, and resets it.
   Status run();
-  void reset() { sqlite3_reset(stmt_); sqlite3_clear_bindings(stmt_); bound_ = 0; }
+  void reset() {
+    sqlite3_reset(stmt_);
+    sqlite3_clear_bindings(stmt_);
+    bound_ = 0;
+  }
 
   int64_t int_at(int column) const { return sqlite3_column_int64(stmt_, column); }
   std::string bytes_at(int column) const {
@@ -55,7 +72,10 @@ class Database {
   Database() = default;
   static Result<Database> open(const std::string& path, int flags);
   Database(Database&& o) noexcept : db_(std::exchange(o.db_, nullptr)) {}
-  Database& operator=(Database&& o) noexcept { std::swap(db_, o.db_); return *this; }
+  Database& operator=(Database&& o) noexcept {
+    std::swap(db_, o.db_);
+    return *this;
+  }
   ~Database() { sqlite3_close_v2(db_); }
 
   sqlite3* get() const { return db_; }

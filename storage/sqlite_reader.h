@@ -12,7 +12,8 @@ struct SqliteStore::Reader {
   Database db;
 
   Result<LiveState> load_live();
-  Result<std::vector<RunRow>> runs(const std::string& where_and_order, const std::string& value, uint32_t limit);
+  Result<std::vector<RunRow>> runs(const std::string& where_and_order, const std::string& value,
+                                   uint32_t limit);
   Result<std::vector<StageRow>> stages(const std::string& where, const std::string& value);
   Result<std::vector<std::string>> check();
 };

@@ -111,8 +111,8 @@ Status migrate(Database& db, const std::string& path, const std::vector<Migratio
   const int newest = list.back().to_version;
   if (version > newest) {
     return Error{ErrorCode::kJournal,
-                 path + " has schema version " + std::to_string(version) + "; this release knows up to " +
-                     std::to_string(newest),
+                 path + " has schema version " + std::to_string(version) +
+                     "; this release knows up to " + std::to_string(newest),
                  "Start the newer release that wrote it"};
   }
   bool copied = false;
@@ -129,7 +129,8 @@ Status migrate(Database& db, const std::string& path, const std::vector<Migratio
       // The first error is the one that counts; a rollback that also fails changes nothing on disk.
       Status ignored = db.exec("ROLLBACK");
       (void)ignored;
-      return std::move(done).error().with_context("migrate to schema " + std::to_string(m.to_version));
+      return std::move(done).error().with_context("migrate to schema " +
+                                                  std::to_string(m.to_version));
     }
   }
   return {};

@@ -1,5 +1,6 @@
 // Schema of the journal and its migrations. The version is PRAGMA user_version; the file carries
-// PRAGMA application_id. Before the first migration of an existing file a copy is written beside it.
+// PRAGMA application_id. Before the first migration of an existing file a copy is written beside
+// it.
 #pragma once
 #include <string>
 #include <vector>

@@ -22,12 +22,13 @@ constexpr size_t kGroupMax = 1024;  // batches in one transaction
 Status grow_wal(const std::string& path, int pages) {
   const std::string wal = path + "-wal";
   Fd fd(::open(wal.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  struct stat st{};
+  struct stat st {};
   if (!fd || ::fstat(fd.get(), &st) != 0) return errno_error("open " + wal, errno);
   const int64_t wanted = 32 + int64_t(pages) * (kPageBytes + 24);
   const std::string zeroes(1 << 16, '\0');
   for (int64_t at = st.st_size; at < wanted;) {
-    const ssize_t n = ::pwrite(fd.get(), zeroes.data(), size_t(std::min<int64_t>(int64_t(zeroes.size()), wanted - at)), at);
+    const ssize_t n = ::pwrite(fd.get(), zeroes.data(),
+                               size_t(std::min<int64_t>(int64_t(zeroes.size()), wanted - at)), at);
     if (n <= 0) return errno_error("grow " + wal, n < 0 ? errno : ENOSPC);
     at += n;
   }
@@ -37,7 +38,8 @@ Status grow_wal(const std::string& path, int pages) {
 
 // The names of new files are durable only when their folder is.
 Status sync_folder(const std::string& path) {
-  const std::string folder = path.find('/') == std::string::npos ? "." : path.substr(0, path.rfind('/') + 1);
+  const std::string folder =
+      path.find('/') == std::string::npos ? "." : path.substr(0, path.rfind('/') + 1);
   Fd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd || ::fsync(fd.get()) != 0) return errno_error("fsync " + folder, errno);
   return {};
@@ -49,10 +51,10 @@ Status create_private(const std::string& path) {
   return {};
 }
 
-// A journal that was copied or restored lies in another file than the one it noted down: from now on
-// its epochs belong to a new incarnation.
+// A journal that was copied or restored lies in another file than the one it noted down: from now
+// on its epochs belong to a new incarnation.
 Status note_incarnation(Database& db, const std::string& path) {
-  struct stat st{};
+  struct stat st {};
   if (::stat(path.c_str(), &st) != 0) return errno_error("stat " + path, errno);
   const std::string file = std::to_string(st.st_dev) + ":" + std::to_string(st.st_ino);
   BP_ASSIGN(std::string noted, db.text("SELECT value FROM meta WHERE key = 'file_identity'"));
@@ -63,9 +65,11 @@ Status note_incarnation(Database& db, const std::string& path) {
     BP_ASSIGN(uint64_t known, read_number(before, "its incarnation"));
     next = known + 1;
   }
-  BP_ASSIGN(Statement s, Statement::prepare(db.get(), "INSERT INTO meta(key, value) VALUES('file_identity', ?), "
-                                                      "('incarnation', ?) ON CONFLICT(key) DO UPDATE SET "
-                                                      "value = excluded.value"));
+  BP_ASSIGN(Statement s,
+            Statement::prepare(db.get(),
+                               "INSERT INTO meta(key, value) VALUES('file_identity', ?), "
+                               "('incarnation', ?) ON CONFLICT(key) DO UPDATE SET "
+                               "value = excluded.value"));
   const std::string number = std::to_string(next);
   s.blob(file).blob(number);
   return s.run();
@@ -79,7 +83,8 @@ Status prepare_file(const SqliteOptions& o) {
     BP_TRY(db.exec("PRAGMA page_size = " + std::to_string(kPageBytes)));
     BP_ASSIGN(std::string mode, db.text("PRAGMA journal_mode = WAL"));
     if (mode != "wal") {
-      return Error{ErrorCode::kJournal, o.path + ": its file system does not support shared memory (" + mode + ")",
+      return Error{ErrorCode::kJournal,
+                   o.path + ": its file system does not support shared memory (" + mode + ")",
                    "Put the state folder on a local disk"};
     }
     BP_TRY(db.exec("PRAGMA synchronous = FULL"));
@@ -93,8 +98,9 @@ Status prepare_file(const SqliteOptions& o) {
 Result<Database> open_writer(const SqliteOptions& o) {
   BP_ASSIGN(Database db, Database::open(o.path, SQLITE_OPEN_READWRITE));
   for (const std::string& pragma :
-       {std::string("synchronous = FULL"), std::string("foreign_keys = ON"), std::string("mmap_size = 0"),
-        std::string("wal_autocheckpoint = 0"), std::string("journal_size_limit = -1")}) {
+       {std::string("synchronous = FULL"), std::string("foreign_keys = ON"),
+        std::string("mmap_size = 0"), std::string("wal_autocheckpoint = 0"),
+        std::string("journal_size_limit = -1")}) {
     BP_TRY(db.exec("PRAGMA " + pragma));
   }
   int keep = 1;  // the grown log stays when the last connection closes

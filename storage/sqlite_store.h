@@ -1,9 +1,9 @@
 // SqliteStore: the journal in one SQLite file (WAL, synchronous FULL).
-// One thread does all writes and checkpoints: it drains its queue into one transaction (group commit)
-// and then runs the callbacks, in order, on itself. Reads go through one read-only connection.
-// After any write error the store is broken: that commit and every later one fail with kDiskFull or
-// kJournal and nothing is tried again; reads still work.
-// Thread: any. The destructor commits what is queued, then ends the thread.
+// One thread does all writes and checkpoints: it drains its queue into one transaction (group
+// commit) and then runs the callbacks, in order, on itself. Reads go through one read-only
+// connection. After any write error the store is broken: that commit and every later one fail with
+// kDiskFull or kJournal and nothing is tried again; reads still work. Thread: any. The destructor
+// commits what is queued, then ends the thread.
 #pragma once
 #include <memory>
 #include <string>
@@ -14,16 +14,18 @@ namespace bp::storage {
 
 struct SqliteOptions {
   std::string path;
-  /// Size of the write-ahead log, written full of zeroes beforehand and reused: a commit that grows the
-  /// file costs twice. Also the checkpoint interval, which bounds how long a commit can be held up:
-  /// checkpoints run on the writer's thread after the callbacks, and their errors break the store too.
+  /// Size of the write-ahead log, written full of zeroes beforehand and reused: a commit that grows
+  /// the file costs twice. Also the checkpoint interval, which bounds how long a commit can be held
+  /// up: checkpoints run on the writer's thread after the callbacks, and their errors break the
+  /// store too.
   int wal_pages = 1000;
 };
 
 class SqliteStore final : public Store {
  public:
   /// Creates or opens, migrates, and takes note of a copy or restore (the incarnation then grows).
-  /// kJournal: damaged, another program's, or newer. kDiskFull, kPermission, kNotFound (its folder).
+  /// kJournal: damaged, another program's, or newer. kDiskFull, kPermission, kNotFound (its
+  /// folder).
   static Result<std::unique_ptr<SqliteStore>> open(SqliteOptions options);
   ~SqliteStore() override;
 

@@ -17,8 +17,8 @@ class SqliteWriter {
 
   /// All or nothing; durable when OK. After an error the writer must not be used again.
   Status write(const std::vector<const Batch*>& group);
-  /// Moves the log into the file when it is long enough, so that it can be reused from its start. What a
-  /// long reader holds back is left for the next time.
+  /// Moves the log into the file when it is long enough, so that it can be reused from its start.
+  /// What a long reader holds back is left for the next time.
   Status checkpoint_if_due();
 
  private:
@@ -32,13 +32,14 @@ class SqliteWriter {
   Status seal();
 
   Database db_;
-  Statement begin_, commit_, event_, link_, run_, stage_, timer_, drop_timer_, outbox_, drop_outbox_,
-      secret_, drop_secrets_, meta_, root_;
+  Statement begin_, commit_, event_, link_, run_, stage_, timer_, drop_timer_, outbox_,
+      drop_outbox_, secret_, drop_secrets_, meta_, root_;
   int wal_pages_ = 0;
-  std::unique_ptr<int> wal_length_;  // pages, told by SQLite after each commit; its address must stay
+  std::unique_ptr<int>
+      wal_length_;  // pages, told by SQLite after each commit; its address must stay
   uint64_t last_seq_ = 0;
   std::string last_root_;
-  std::map<std::string, std::string> links_;   // newest link of runs written lately
+  std::map<std::string, std::string> links_;  // newest link of runs written lately
   std::vector<std::string> links_of_commit_;
 };
 

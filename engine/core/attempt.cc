@@ -29,7 +29,8 @@ void on_dispatched(Step& step, const v1::AttemptDispatched& e) {
   s->body.set_started_wall_ms(step.event.wall_ms());
   if (d.run_timeout_ms() > 0) step.arm(key, v1::TIMER_KIND_RUN, d.run_timeout_ms());
   if (step.run.state == v1::RUN_STATE_QUEUED) step.run.state = v1::RUN_STATE_RUNNING;
-  step.act(StartHost{current_attempt(step.run, key), s->body.mode(), d.plugin(), d.plugin_version()});
+  step.act(
+      StartHost{current_attempt(step.run, key), s->body.mode(), d.plugin(), d.plugin_version()});
 }
 
 void on_host_started(Step& step, const v1::AttemptHostStarted& e) {

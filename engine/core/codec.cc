@@ -56,7 +56,8 @@ Result<RunState> decode(const storage::RunRow& run, const std::vector<storage::S
     if (row.run_id != run.run_id) continue;
     StageInstance& s = state.stages[{row.stage, row.map_index}];
     if (!v1::StageState_IsValid(row.state) || row.state == v1::STAGE_STATE_UNSPECIFIED) {
-      return broken(run.run_id, "stage " + row.stage + " has the unknown state " + std::to_string(row.state));
+      return broken(run.run_id,
+                    "stage " + row.stage + " has the unknown state " + std::to_string(row.state));
     }
     s.state = v1::StageState(row.state);
     if (!s.body.ParseFromString(row.body)) {
@@ -69,7 +70,8 @@ Result<RunState> decode(const storage::RunRow& run, const std::vector<storage::S
   for (const storage::TimerRow& row : timers) {
     if (row.run_id != run.run_id) continue;
     const StageKey key{row.stage, row.map_index};
-    if (!state.stages.count(key)) return broken(run.run_id, "a timer of the unknown stage " + row.stage);
+    if (!state.stages.count(key))
+      return broken(run.run_id, "a timer of the unknown stage " + row.stage);
     state.timers[{key, row.kind}] = row;
   }
   return state;

@@ -6,7 +6,9 @@ namespace {
 
 bool anything_to_destroy(const Step& step) {
   for (const auto& [key, s] : step.run.stages) {
-    if (step.definition(key).has_destroy() && (s.body.dispatched_once() || !s.body.handle().empty())) return true;
+    if (step.definition(key).has_destroy() &&
+        (s.body.dispatched_once() || !s.body.handle().empty()))
+      return true;
   }
   return false;
 }
@@ -45,7 +47,9 @@ void on_cancel(Step& step, const v1::CancelRequested& e) {
   end_it(step, v1::RUN_STATE_CANCELLED, e.by(), e.reason());
 }
 
-void on_stop(Step& step, const v1::StopRequested& e) { end_it(step, v1::RUN_STATE_STOPPED, e.by(), ""); }
+void on_stop(Step& step, const v1::StopRequested& e) {
+  end_it(step, v1::RUN_STATE_STOPPED, e.by(), "");
+}
 
 void on_retry(Step& step, const v1::RetryRequested& e) {
   RunState& run = step.run;

@@ -11,19 +11,45 @@ Outcome apply(RunState& state, const v1::Event& event) {
     return std::move(step.out);
   }
   switch (event.what_case()) {
-    case v1::Event::kSubmitted: on_submitted(step, event.submitted()); break;
-    case v1::Event::kDispatched: on_dispatched(step, event.dispatched()); break;
-    case v1::Event::kHostStarted: on_host_started(step, event.host_started()); break;
-    case v1::Event::kCheckpointed: on_checkpointed(step, event.checkpointed()); break;
-    case v1::Event::kReady: on_ready(step, event.ready()); break;
-    case v1::Event::kEnded: on_ended(step, event.ended()); break;
-    case v1::Event::kLost: on_lost(step, event.lost()); break;
-    case v1::Event::kTimerFired: on_timer(step, event.timer_fired()); break;
-    case v1::Event::kCancelRequested: on_cancel(step, event.cancel_requested()); break;
-    case v1::Event::kStopRequested: on_stop(step, event.stop_requested()); break;
-    case v1::Event::kRetryRequested: on_retry(step, event.retry_requested()); break;
-    case v1::Event::kDaemonStarted: on_daemon_started(step, event.daemon_started()); break;
-    case v1::Event::kEndedWasLate: on_ended_was_late(step, event.ended_was_late()); break;
+    case v1::Event::kSubmitted:
+      on_submitted(step, event.submitted());
+      break;
+    case v1::Event::kDispatched:
+      on_dispatched(step, event.dispatched());
+      break;
+    case v1::Event::kHostStarted:
+      on_host_started(step, event.host_started());
+      break;
+    case v1::Event::kCheckpointed:
+      on_checkpointed(step, event.checkpointed());
+      break;
+    case v1::Event::kReady:
+      on_ready(step, event.ready());
+      break;
+    case v1::Event::kEnded:
+      on_ended(step, event.ended());
+      break;
+    case v1::Event::kLost:
+      on_lost(step, event.lost());
+      break;
+    case v1::Event::kTimerFired:
+      on_timer(step, event.timer_fired());
+      break;
+    case v1::Event::kCancelRequested:
+      on_cancel(step, event.cancel_requested());
+      break;
+    case v1::Event::kStopRequested:
+      on_stop(step, event.stop_requested());
+      break;
+    case v1::Event::kRetryRequested:
+      on_retry(step, event.retry_requested());
+      break;
+    case v1::Event::kDaemonStarted:
+      on_daemon_started(step, event.daemon_started());
+      break;
+    case v1::Event::kEndedWasLate:
+      on_ended_was_late(step, event.ended_was_late());
+      break;
     case v1::Event::WHAT_NOT_SET:
       step.out.accepted = Error{ErrorCode::kProtocol, "an event of an unknown kind", {}};
       break;

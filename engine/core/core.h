@@ -1,17 +1,18 @@
-// The core: decides everything about one run and does nothing. Pure: no clock, no I/O, no randomness
-// (jitter comes from a hash of run, stage and attempt); time is what the event says.
+// The core: decides everything about one run and does nothing. Pure: no clock, no I/O, no
+// randomness (jitter comes from a hash of run, stage and attempt); time is what the event says.
 //
 //   apply(state, event) -> (row deltas, actions)
 //
 // The conductor applies, commits the batch, and only when the commit is durable carries out the
-// actions. Every action follows from the state, so a lost one is found again: DaemonStarted, applied
-// to each live run at start, emits them anew. The rows are thus the outbox of attempts.
+// actions. Every action follows from the state, so a lost one is found again: DaemonStarted,
+// applied to each live run at start, emits them anew. The rows are thus the outbox of attempts.
 //
 // Life of an attempt:
-//   core: stage QUEUED, new epoch     -> DispatchAttempt    shell: choose a host id,  AttemptDispatched
-//   core: stage RUNNING               -> StartHost          shell: spawn it,          AttemptHostStarted
-//   core: its identity is on record   -> SendAttempt        shell: RunAttempt, once it said hello
-//   AttemptCheckpointed, AttemptBecameReady, AttemptEnded (-> AckResult), AttemptLost, TimerFired
+//   core: stage QUEUED, new epoch     -> DispatchAttempt    shell: choose a host id,
+//   AttemptDispatched core: stage RUNNING               -> StartHost          shell: spawn it,
+//   AttemptHostStarted core: its identity is on record   -> SendAttempt        shell: RunAttempt,
+//   once it said hello AttemptCheckpointed, AttemptBecameReady, AttemptEnded (-> AckResult),
+//   AttemptLost, TimerFired
 // A new attempt of a stage is dispatched only when the older one is proven dead (AttemptEnded, or
 // AttemptLost), and only while no attempt of a later stage lives.
 //
@@ -32,14 +33,16 @@
 
 namespace bp::core {
 
-inline constexpr uint32_t kCoreVersion = 1;  // stamped into events; changed behaviour branches on it
-inline constexpr int64_t kCancelGraceMs = 10'000;  // a told attempt has this long before it is killed
-inline constexpr int64_t kHungGraceMs = 2'000;     // the same for one that no longer beats
-inline constexpr int64_t kKillAgainMs = 5'000;     // a kill not confirmed is repeated
-inline constexpr int64_t kRewindDelayMs = 100;     // doubled per rewind without ready in between
+inline constexpr uint32_t kCoreVersion =
+    1;  // stamped into events; changed behaviour branches on it
+inline constexpr int64_t kCancelGraceMs =
+    10'000;                                     // a told attempt has this long before it is killed
+inline constexpr int64_t kHungGraceMs = 2'000;  // the same for one that no longer beats
+inline constexpr int64_t kKillAgainMs = 5'000;  // a kill not confirmed is repeated
+inline constexpr int64_t kRewindDelayMs = 100;  // doubled per rewind without ready in between
 inline constexpr int64_t kRewindDelayMaxMs = 5'000;
-inline constexpr uint32_t kRewindsMax = 20;        // without ready in between; then it fails for good
-inline constexpr int64_t kStableReadyMs = 1'000;   // ready for less: the next attempt waits a little
+inline constexpr uint32_t kRewindsMax = 20;  // without ready in between; then it fails for good
+inline constexpr int64_t kStableReadyMs = 1'000;  // ready for less: the next attempt waits a little
 
 using StageKey = std::pair<std::string, uint32_t>;  // stage, map_index
 using TimerKey = std::pair<StageKey, int>;          // v1::TimerKind
@@ -77,24 +80,53 @@ struct Attempt {
 };
 
 /// Choose a host id for it and feed AttemptDispatched with this attempt's number and epoch.
-struct DispatchAttempt { Attempt ref; v1::AttemptMode mode; std::string plugin; uint32_t plugin_version; };
+struct DispatchAttempt {
+  Attempt ref;
+  v1::AttemptMode mode;
+  std::string plugin;
+  uint32_t plugin_version;
+};
 /// Spawn the stage host of a dispatched attempt and feed AttemptHostStarted (or AttemptLost).
-struct StartHost { Attempt ref; v1::AttemptMode mode; std::string plugin; uint32_t plugin_version; };
+struct StartHost {
+  Attempt ref;
+  v1::AttemptMode mode;
+  std::string plugin;
+  uint32_t plugin_version;
+};
 /// Send run_attempt_message() to the host as soon as it has said hello (again after it reconnects).
-struct SendAttempt { Attempt ref; };
-/// After a start of the daemon: find the host. Alive: wait for its hello, go on. Proven dead, or never
-/// started (no identity, and no process with that host id): feed AttemptLost.
-struct ReattachAttempt { Attempt ref; };
+struct SendAttempt {
+  Attempt ref;
+};
+/// After a start of the daemon: find the host. Alive: wait for its hello, go on. Proven dead, or
+/// never started (no identity, and no process with that host id): feed AttemptLost.
+struct ReattachAttempt {
+  Attempt ref;
+};
 /// Tell the attempt to end; at the latest at the deadline a TimerFired(CANCEL) leads to KillHost.
-struct CancelAttempt { Attempt ref; std::string reason; int64_t deadline_boot_ms; int64_t grace_ms; };
+struct CancelAttempt {
+  Attempt ref;
+  std::string reason;
+  int64_t deadline_boot_ms;
+  int64_t grace_ms;
+};
 /// SIGKILL the host, wait for proof of death, feed AttemptLost.
-struct KillHost { Attempt ref; std::string reason; };
+struct KillHost {
+  Attempt ref;
+  std::string reason;
+};
 /// The result is on record, or fenced: send ResultAck; the host then exits. Kill it if it does not.
-struct AckResult { Attempt ref; };
+struct AckResult {
+  Attempt ref;
+};
 /// Something that people see has changed.
-struct Notify { std::string run_id; };
+struct Notify {
+  std::string run_id;
+};
 /// The run has ended (not NEEDS_HUMAN): delete its secrets' keys in memory, forget its connections.
-struct RunEnded { std::string run_id; v1::RunState state; };
+struct RunEnded {
+  std::string run_id;
+  v1::RunState state;
+};
 
 using Action = std::variant<DispatchAttempt, StartHost, SendAttempt, ReattachAttempt, CancelAttempt,
                             KillHost, AckResult, Notify, RunEnded>;
@@ -102,7 +134,8 @@ using Action = std::variant<DispatchAttempt, StartHost, SendAttempt, ReattachAtt
 struct Outcome {
   /// Not OK: the request cannot be granted in this state (kConflict, kInvalidArgument). No change.
   Status accepted;
-  /// False: the event was a repetition or stale; the batch is empty, but there may be actions (an ack).
+  /// False: the event was a repetition or stale; the batch is empty, but there may be actions (an
+  /// ack).
   bool changed = false;
   /// Rows and the event itself. `events[].seq` is left 0 for the conductor; run_seq is set.
   storage::Batch batch;
@@ -111,14 +144,14 @@ struct Outcome {
 
 /// Applies one event to `state` (in place) and says what to store and what to do. Events must carry
 /// wall_ms and boot_ms, RunSubmitted also incarnation and boot_id. Repeated events change nothing.
-/// Timers are rows: the shell arms what it finds in batch.put_timers, disarms batch.drop_timers, and
-/// feeds TimerFired with the row's epoch_counter. HEARTBEAT timers are the shell's own.
+/// Timers are rows: the shell arms what it finds in batch.put_timers, disarms batch.drop_timers,
+/// and feeds TimerFired with the row's epoch_counter. HEARTBEAT timers are the shell's own.
 /// RetryRequested (and StopRequested on SUCCEEDED) make an ended run live again: before, the caller
 /// makes sure that no other live run has its name.
 Outcome apply(RunState& state, const v1::Event& event);
 
-/// A stage list that can be run: names unique and not empty, `after` known, no cycle, rewind targets
-/// reachable, policies sane. kInvalidArgument names the first fault.
+/// A stage list that can be run: names unique and not empty, `after` known, no cycle, rewind
+/// targets reachable, policies sane. kInvalidArgument names the first fault.
 Status check_workflow(const v1::WorkflowDefinition& workflow);
 
 /// Between memory and rows. decode: kJournal when a body does not parse or names an unknown state.
@@ -132,7 +165,8 @@ std::string effect_key(const RunState& state, const StageKey& key);
 /// The wait before a retry after `failures` failures in a row (1 = the first), jitter included.
 int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, const StageKey& key,
                        uint32_t failures);
-/// Everything a stage host needs but the secrets and the daemon's own options, which the shell adds.
+/// Everything a stage host needs but the secrets and the daemon's own options, which the shell
+/// adds.
 v1::RunAttempt run_attempt_message(const RunState& state, const StageKey& key);
 /// Definition of a stage; null when the workflow has none of that name.
 const v1::StageDefinition* stage_definition(const RunState& state, const std::string& stage);

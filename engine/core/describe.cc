@@ -6,22 +6,29 @@ namespace {
 
 std::string attempt_name(const StageKey& key, const StageInstance& s) {
   const bool destroy = s.body.mode() == v1::ATTEMPT_MODE_DESTROY;
-  return (destroy ? "the teardown of " : "") + key.first + " (attempt " + std::to_string(s.body.attempt()) + ")";
+  return (destroy ? "the teardown of " : "") + key.first + " (attempt " +
+         std::to_string(s.body.attempt()) + ")";
 }
 
 std::string host_name(const StageInstance& s) {
-  return s.body.has_host() ? "stage host " + std::to_string(s.body.host().pid()) : "a stage host that is starting";
+  return s.body.has_host() ? "stage host " + std::to_string(s.body.host().pid())
+                           : "a stage host that is starting";
 }
 
 std::string about(const StageKey& key, const StageInstance& s) {
   switch (s.state) {
     case v1::STAGE_STATE_CANCELLING:
-      return host_name(s) + " must end " + attempt_name(key, s) + "; it is killed when its grace is over";
-    case v1::STAGE_STATE_RUNNING: return host_name(s) + " must finish " + attempt_name(key, s);
-    case v1::STAGE_STATE_QUEUED: return "the daemon must start a stage host for " + attempt_name(key, s);
+      return host_name(s) + " must end " + attempt_name(key, s) +
+             "; it is killed when its grace is over";
+    case v1::STAGE_STATE_RUNNING:
+      return host_name(s) + " must finish " + attempt_name(key, s);
+    case v1::STAGE_STATE_QUEUED:
+      return "the daemon must start a stage host for " + attempt_name(key, s);
     case v1::STAGE_STATE_BACKOFF:
-      return "the timer must fire that tries " + key.first + " again; last time: " + s.body.error().message();
-    default: return {};
+      return "the timer must fire that tries " + key.first +
+             " again; last time: " + s.body.error().message();
+    default:
+      return {};
   }
 }
 
@@ -48,7 +55,8 @@ std::string who_must_act_next(const RunState& state) {
       if (s.state == wanted) return about(key, s);
     }
   }
-  return "nobody: this is a defect of the core, please report it with `bp show " + state.name + " --json`";
+  return "nobody: this is a defect of the core, please report it with `bp show " + state.name +
+         " --json`";
 }
 
 }  // namespace bp::core

@@ -1,5 +1,5 @@
-// The end of an attempt: its result, or the proof that its host is dead. Results of older attempts are
-// fenced: put on record once, acknowledged, and without effect.
+// The end of an attempt: its result, or the proof that its host is dead. Results of older attempts
+// are fenced: put on record once, acknowledged, and without effect.
 #include "engine/core/step.h"
 
 namespace bp::core {
@@ -24,7 +24,8 @@ void fence(Step& step, const StageKey& key, const v1::AttemptEnded& e) {
   ref.host.Clear();
   step.act(AckResult{std::move(ref)});
   const uint64_t counter = e.epoch().counter();
-  const bool known = counter == s.body.last_ended_counter() || counter <= s.body.last_late_counter();
+  const bool known =
+      counter == s.body.last_ended_counter() || counter <= s.body.last_late_counter();
   if (known || same(e.epoch(), s.body.epoch())) return;
   s.body.set_last_late_counter(counter);
   step.touch(key);
@@ -69,14 +70,16 @@ void judge(Step& step, const StageKey& key, const v1::AttemptEnded& e) {
     }
   } else if (e.succeeded() && !destroying && step.definition(key).keeps_running()) {
     attempt_failed(step, key,
-                   make_error(ErrorCode::kUnavailable, "stage " + key.first + " ended, but should keep running"),
+                   make_error(ErrorCode::kUnavailable,
+                              "stage " + key.first + " ended, but should keep running"),
                    true);
   } else if (e.succeeded()) {
     succeed(step, key, e);
   } else if (e.cancelled()) {
-    attempt_failed(step, key,
-                   make_error(ErrorCode::kCancelled, "stage " + key.first + " ended as cancelled, unasked"),
-                   true);
+    attempt_failed(
+        step, key,
+        make_error(ErrorCode::kCancelled, "stage " + key.first + " ended as cancelled, unasked"),
+        true);
   } else {
     attempt_failed(step, key, e.error(), e.retriable());
   }
@@ -107,8 +110,8 @@ void after_cancel(Step& step, const StageKey& key, const v1::AttemptEnded& e) {
   }
 }
 
-// The attempt is proven dead: the stage has none, until it is decided what follows. Its timers go, the
-// total stays.
+// The attempt is proven dead: the stage has none, until it is decided what follows. Its timers go,
+// the total stays.
 void bury(Step& step, const StageKey& key) {
   StageInstance& s = step.stage(key);
   s.body.set_last_ended_counter(s.body.epoch().counter());
@@ -153,8 +156,8 @@ void on_lost(Step& step, const v1::AttemptLost& e) {
   const StageKey key{e.stage(), e.map_index()};
   const v1::StageState was = s->state;
   bury(step, key);
-  const v1::AttemptEnded failure = as_failure(
-      make_error(ErrorCode::kPluginCrash, "the stage host of " + key.first + " is gone: " + e.reason()));
+  const v1::AttemptEnded failure = as_failure(make_error(
+      ErrorCode::kPluginCrash, "the stage host of " + key.first + " is gone: " + e.reason()));
   if (was == v1::STAGE_STATE_CANCELLING) return after_cancel(step, key, failure);
   if (was != v1::STAGE_STATE_READY) return attempt_failed(step, key, failure.error(), true);
   // It had reached its goal: the next attempt starts at once, unless losses follow one another.

@@ -28,11 +28,14 @@ bool is_final_code(const v1::RetryPolicy& policy, const std::string& code) {
 int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, const StageKey& key,
                        uint32_t failures) {
   const double multiplier = policy.multiplier() > 0 ? policy.multiplier() : 1.0;
-  const double ceiling = policy.max_delay_ms() > 0 ? double(policy.max_delay_ms()) : double(kDelayMaxMs);
+  const double ceiling =
+      policy.max_delay_ms() > 0 ? double(policy.max_delay_ms()) : double(kDelayMaxMs);
   const double exponent = failures > 0 ? double(failures - 1) : 0.0;
-  const double plain = std::min(double(policy.first_delay_ms()) * std::pow(multiplier, exponent), ceiling);
-  const uint64_t h = spread(state.run_id + "/" + key.first + "/" + std::to_string(key.second) + "/" +
-                            std::to_string(state.body.generation()) + "/" + std::to_string(failures));
+  const double plain =
+      std::min(double(policy.first_delay_ms()) * std::pow(multiplier, exponent), ceiling);
+  const uint64_t h =
+      spread(state.run_id + "/" + key.first + "/" + std::to_string(key.second) + "/" +
+             std::to_string(state.body.generation()) + "/" + std::to_string(failures));
   const double unit = double(h >> 11) * 0x1.0p-53 * 2.0 - 1.0;  // [-1, 1)
   return std::max<int64_t>(0, int64_t(plain * (1.0 + policy.jitter() * unit)));
 }
@@ -65,8 +68,8 @@ void fail_for_good(Step& step, const StageKey& key, v1::ErrorInfo error) {
   begin_teardown(step, v1::RUN_STATE_FAILED);
 }
 
-void cancel_attempt(Step& step, const StageKey& key, v1::AfterCancel after, const std::string& reason,
-                    int64_t grace_ms) {
+void cancel_attempt(Step& step, const StageKey& key, v1::AfterCancel after,
+                    const std::string& reason, int64_t grace_ms) {
   StageInstance& s = step.stage(key);
   BP_CHECK(has_live_attempt(s));
   const bool told = s.state == v1::STAGE_STATE_CANCELLING;
@@ -79,7 +82,8 @@ void cancel_attempt(Step& step, const StageKey& key, v1::AfterCancel after, cons
     step.disarm_all(key);
   }
   step.arm(key, v1::TIMER_KIND_CANCEL, grace_ms);
-  step.act(CancelAttempt{current_attempt(step.run, key), reason, step.event.boot_ms() + grace_ms, grace_ms});
+  step.act(CancelAttempt{current_attempt(step.run, key), reason, step.event.boot_ms() + grace_ms,
+                         grace_ms});
 }
 
 }  // namespace bp::core

@@ -6,12 +6,15 @@
 namespace bp::core {
 namespace {
 
-Error bad(const std::string& text) { return {ErrorCode::kInvalidArgument, "workflow: " + text, {}}; }
+Error bad(const std::string& text) {
+  return {ErrorCode::kInvalidArgument, "workflow: " + text, {}};
+}
 
 Status check_policy(const v1::StageDefinition& d) {
   const v1::RetryPolicy& p = d.retry();
   const std::string who = "stage \"" + d.name() + "\"";
-  if (p.first_delay_ms() < 0 || p.max_delay_ms() < 0) return bad(who + " has a negative retry delay");
+  if (p.first_delay_ms() < 0 || p.max_delay_ms() < 0)
+    return bad(who + " has a negative retry delay");
   if (!(p.multiplier() >= 0 && p.multiplier() <= 100)) {
     return bad(who + ": retry.multiplier must lie in 0..100");
   }
@@ -79,7 +82,8 @@ Status check_workflow(const v1::WorkflowDefinition& workflow) {
   for (const auto& d : workflow.stages()) {
     for (const std::string& before : d.after()) {
       if (!names.count(before)) {
-        return bad("stage \"" + d.name() + "\" comes after \"" + before + "\", which does not exist");
+        return bad("stage \"" + d.name() + "\" comes after \"" + before +
+                   "\", which does not exist");
       }
     }
     if (successors(workflow, d.name()).count(d.name())) {

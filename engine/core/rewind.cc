@@ -1,5 +1,5 @@
-// What an earlier stage made is gone: that stage and everything after it runs again, level-triggered,
-// under the same effect keys. Handles and outputs stay until they are overwritten.
+// What an earlier stage made is gone: that stage and everything after it runs again,
+// level-triggered, under the same effect keys. Handles and outputs stay until they are overwritten.
 #include <algorithm>
 
 #include "engine/core/step.h"
@@ -33,9 +33,10 @@ void rewind(Step& step, const StageKey& reporter, const v1::AttemptEnded& ended)
   std::set<std::string> affected = successors(step.run.body.workflow(), target);
   affected.insert(target);
   if (!stage_definition(step.run, target) || !affected.count(reporter.first)) {
-    fail_for_good(step, reporter,
-                  make_error(ErrorCode::kInternal, "stage " + reporter.first + " asked to go back to \"" +
-                                                       target + "\", which does not come before it"));
+    fail_for_good(
+        step, reporter,
+        make_error(ErrorCode::kInternal, "stage " + reporter.first + " asked to go back to \"" +
+                                             target + "\", which does not come before it"));
     return;
   }
   v1::RunBody& b = step.run.body;

@@ -53,7 +53,8 @@ void move_run(Step& step) {
 DispatchAttempt dispatch_action(const RunState& run, const StageKey& key) {
   const v1::StageDefinition* d = stage_definition(run, key.first);
   BP_CHECK(d != nullptr);
-  return {current_attempt(run, key), run.stages.at(key).body.mode(), d->plugin(), d->plugin_version()};
+  return {current_attempt(run, key), run.stages.at(key).body.mode(), d->plugin(),
+          d->plugin_version()};
 }
 
 void queue_attempt(Step& step, const StageKey& key) {

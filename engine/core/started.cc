@@ -1,5 +1,5 @@
-// The daemon has started again: new epochs belong to its incarnation, timers are armed on its boot, and
-// every action that follows from the state is emitted anew.
+// The daemon has started again: new epochs belong to its incarnation, timers are armed on its boot,
+// and every action that follows from the state is emitted anew.
 #include <algorithm>
 
 #include "engine/core/step.h"
@@ -36,9 +36,11 @@ void on_daemon_started(Step& step, const v1::DaemonStarted& e) {
     if (has_live_attempt(s)) step.act(ReattachAttempt{current_attempt(run, key)});
     if (s.state == v1::STAGE_STATE_CANCELLING) {
       auto timer = run.timers.find({key, v1::TIMER_KIND_CANCEL});
-      const int64_t due = timer == run.timers.end() ? step.event.boot_ms() : timer->second.due_boot_ms;
-      step.act(CancelAttempt{current_attempt(run, key), "the daemon started again while it was being cancelled",
-                             due, due - step.event.boot_ms()});
+      const int64_t due =
+          timer == run.timers.end() ? step.event.boot_ms() : timer->second.due_boot_ms;
+      step.act(CancelAttempt{current_attempt(run, key),
+                             "the daemon started again while it was being cancelled", due,
+                             due - step.event.boot_ms()});
     }
   }
 }

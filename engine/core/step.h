@@ -13,11 +13,12 @@ namespace bp::core {
 
 class Step {
  public:
-  Step(RunState& state, const v1::Event& the_event) : run(state), event(the_event), record(the_event) {}
+  Step(RunState& state, const v1::Event& the_event)
+      : run(state), event(the_event), record(the_event) {}
 
   RunState& run;
   const v1::Event& event;
-  v1::Event record;   // what is journalled: the event itself, or EndedWasLate in its place
+  v1::Event record;  // what is journalled: the event itself, or EndedWasLate in its place
   Outcome out;
 
   StageInstance* find(const std::string& stage, uint32_t map_index);
@@ -25,7 +26,10 @@ class Step {
   const v1::StageDefinition& definition(const StageKey& key) const;
   /// Marks the run as changed; touch() also the stage.
   void change() { out.changed = true; }
-  void touch(const StageKey& key) { change(); touched_.insert(key); }
+  void touch(const StageKey& key) {
+    change();
+    touched_.insert(key);
+  }
   void set_state(const StageKey& key, v1::StageState state);
   void act(Action action) { out.actions.push_back(std::move(action)); }
 
@@ -63,8 +67,8 @@ void schedule(Step& step);
 // failure.cc
 void attempt_failed(Step& step, const StageKey& key, v1::ErrorInfo error, bool retriable);
 void fail_for_good(Step& step, const StageKey& key, v1::ErrorInfo error);
-void cancel_attempt(Step& step, const StageKey& key, v1::AfterCancel after, const std::string& reason,
-                    int64_t grace_ms);
+void cancel_attempt(Step& step, const StageKey& key, v1::AfterCancel after,
+                    const std::string& reason, int64_t grace_ms);
 
 // rewind.cc
 void rewind(Step& step, const StageKey& reporter, const v1::AttemptEnded& ended);

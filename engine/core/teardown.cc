@@ -1,18 +1,21 @@
-// Teardown and compensation: first every living attempt is cancelled to proof of death, then what was
-// made is destroyed in reverse order. It ends in "confirmed gone" or in NEEDS_HUMAN with survivors.
+// Teardown and compensation: first every living attempt is cancelled to proof of death, then what
+// was made is destroyed in reverse order. It ends in "confirmed gone" or in NEEDS_HUMAN with
+// survivors.
 #include "engine/core/step.h"
 
 namespace bp::core {
 namespace {
 
 bool needs_destroy(const Step& step, const StageKey& key, const StageInstance& s) {
-  return step.definition(key).has_destroy() && (s.body.dispatched_once() || !s.body.handle().empty());
+  return step.definition(key).has_destroy() &&
+         (s.body.dispatched_once() || !s.body.handle().empty());
 }
 
 bool destroying(const StageInstance& s) { return s.body.mode() == v1::ATTEMPT_MODE_DESTROY; }
 
 bool destroy_over(const StageInstance& s) {
-  return !destroying(s) || s.state == v1::STAGE_STATE_DESTROYED || s.state == v1::STAGE_STATE_FAILED;
+  return !destroying(s) || s.state == v1::STAGE_STATE_DESTROYED ||
+         s.state == v1::STAGE_STATE_FAILED;
 }
 
 bool applying_lives(const RunState& run) {
@@ -38,7 +41,8 @@ bool destroy_what_may_go(Step& step) {
     const StageInstance& s = step.stage(*key);
     if (destroy_over(s)) continue;
     all_over = false;
-    if (s.state == v1::STAGE_STATE_PENDING && later_ones_over(step.run, key->first)) queue_attempt(step, *key);
+    if (s.state == v1::STAGE_STATE_PENDING && later_ones_over(step.run, key->first))
+      queue_attempt(step, *key);
   }
   return all_over;
 }
@@ -46,7 +50,8 @@ bool destroy_what_may_go(Step& step) {
 void collect_survivors(Step& step) {
   step.run.body.clear_survivors();
   for (const StageKey& key : ordered_keys(step.run)) {
-    for (const std::string& text : step.stage(key).body.survivors()) step.run.body.add_survivors(text);
+    for (const std::string& text : step.stage(key).body.survivors())
+      step.run.body.add_survivors(text);
   }
 }
 
@@ -64,7 +69,8 @@ void halt_stage(Step& step, const StageKey& key) {
     step.set_state(key, v1::STAGE_STATE_SKIPPED);
   } else if (s.state != v1::STAGE_STATE_SUCCEEDED && s.state != v1::STAGE_STATE_FAILED) {
     if (!s.body.has_error()) {
-      *s.body.mutable_error() = make_error(ErrorCode::kCancelled, "stage " + key.first + " was cancelled");
+      *s.body.mutable_error() =
+          make_error(ErrorCode::kCancelled, "stage " + key.first + " was cancelled");
     }
     step.set_state(key, v1::STAGE_STATE_FAILED);
   }
@@ -77,7 +83,8 @@ void begin_teardown(Step& step, v1::RunState outcome) {
   step.change();
   for (const StageKey& key : ordered_keys(step.run)) {
     if (has_live_attempt(step.stage(key))) {
-      cancel_attempt(step, key, v1::AFTER_CANCEL_TEARDOWN, "the deployment is ending", kCancelGraceMs);
+      cancel_attempt(step, key, v1::AFTER_CANCEL_TEARDOWN, "the deployment is ending",
+                     kCancelGraceMs);
     } else {
       halt_stage(step, key);
     }

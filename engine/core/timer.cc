@@ -21,11 +21,13 @@ void time_out(Step& step, const StageKey& key, const std::string& what, v1::Afte
 
 void on_total(Step& step, const StageKey& key) {
   StageInstance& s = step.stage(key);
-  const std::string what =
-      "was not through within " + seconds(step.definition(key).total_timeout_ms()) + ", all attempts together";
+  const std::string what = "was not through within " +
+                           seconds(step.definition(key).total_timeout_ms()) +
+                           ", all attempts together";
   if (!has_live_attempt(s)) {
     fail_for_good(step, key, timeout_error(key, what));
-  } else if (s.state != v1::STAGE_STATE_CANCELLING || s.body.after_cancel() == v1::AFTER_CANCEL_RETRY) {
+  } else if (s.state != v1::STAGE_STATE_CANCELLING ||
+             s.body.after_cancel() == v1::AFTER_CANCEL_RETRY) {
     time_out(step, key, what, v1::AFTER_CANCEL_FAIL, kCancelGraceMs);
   }
 }
@@ -40,7 +42,8 @@ void on_grace_over(Step& step, const StageKey& key) {
 void on_queue(Step& step, const StageKey& key) {
   if (step.stage(key).state != v1::STAGE_STATE_QUEUED) return;
   attempt_failed(step, key,
-                 timeout_error(key, "got no stage host within " + seconds(step.definition(key).queue_timeout_ms())),
+                 timeout_error(key, "got no stage host within " +
+                                        seconds(step.definition(key).queue_timeout_ms())),
                  true);
 }
 
@@ -49,7 +52,8 @@ void on_heartbeat(Step& step, const StageKey& key, const v1::Epoch& epoch) {
   const StageInstance& s = step.stage(key);
   const bool runs = s.state == v1::STAGE_STATE_RUNNING || s.state == v1::STAGE_STATE_READY;
   if (!runs || s.body.epoch().counter() != epoch.counter()) return;
-  time_out(step, key, "sent no heartbeat for " + seconds(step.definition(key).heartbeat_timeout_ms()),
+  time_out(step, key,
+           "sent no heartbeat for " + seconds(step.definition(key).heartbeat_timeout_ms()),
            v1::AFTER_CANCEL_RETRY, kHungGraceMs);
 }
 
@@ -65,18 +69,26 @@ void on_timer(Step& step, const v1::TimerFired& e) {
   step.touch(key);
   switch (e.kind()) {
     case v1::TIMER_KIND_RETRY:
-      if (step.stage(key).state == v1::STAGE_STATE_BACKOFF) step.set_state(key, v1::STAGE_STATE_PENDING);
+      if (step.stage(key).state == v1::STAGE_STATE_BACKOFF)
+        step.set_state(key, v1::STAGE_STATE_PENDING);
       break;
-    case v1::TIMER_KIND_QUEUE: on_queue(step, key); break;
+    case v1::TIMER_KIND_QUEUE:
+      on_queue(step, key);
+      break;
     case v1::TIMER_KIND_RUN:
       if (step.stage(key).state == v1::STAGE_STATE_RUNNING) {
         time_out(step, key, "took longer than " + seconds(step.definition(key).run_timeout_ms()),
                  v1::AFTER_CANCEL_RETRY, kCancelGraceMs);
       }
       break;
-    case v1::TIMER_KIND_TOTAL: on_total(step, key); break;
-    case v1::TIMER_KIND_CANCEL: on_grace_over(step, key); break;
-    default: break;
+    case v1::TIMER_KIND_TOTAL:
+      on_total(step, key);
+      break;
+    case v1::TIMER_KIND_CANCEL:
+      on_grace_over(step, key);
+      break;
+    default:
+      break;
   }
 }
 

@@ -1,7 +1,7 @@
 // What only the memory store can: failures and crashes on demand.
-#include <catch2/catch.hpp>
-
 #include "storage/memory_store.h"
+
+#include <catch2/catch.hpp>
 
 using namespace bp;
 using namespace bp::storage;

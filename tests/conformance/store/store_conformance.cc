@@ -44,7 +44,8 @@ Status commit(Store& store, Batch batch) {
   return future.get();
 }
 
-RunRow run(uint64_t number, const std::string& name, bool live = true, const std::string& key = {}) {
+RunRow run(uint64_t number, const std::string& name, bool live = true,
+           const std::string& key = {}) {
   RunRow r;
   r.run_id = "run-" + std::to_string(number);
   r.run_number = number;
@@ -77,7 +78,8 @@ Batch first_run() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("store: what was committed is read back, also after opening again", "", Memory, Sqlite) {
+TEMPLATE_TEST_CASE("store: what was committed is read back, also after opening again", "", Memory,
+                   Sqlite) {
   TestType s;
   REQUIRE(commit(*s.store, first_run()).ok());
   s.reopen();
@@ -114,8 +116,8 @@ TEMPLATE_TEST_CASE("store: what was committed is read back, also after opening a
   CHECK(s.store->check().value().empty());
 }
 
-TEMPLATE_TEST_CASE("store: a run is found by id, then by live name, then by the newest of its name", "", Memory,
-                   Sqlite) {
+TEMPLATE_TEST_CASE("store: a run is found by id, then by live name, then by the newest of its name",
+                   "", Memory, Sqlite) {
   TestType s;
   Batch b;
   b.put_runs = {run(1, "alpha", false), run(2, "alpha", false), run(3, "run-1", true)};
@@ -144,7 +146,8 @@ TEMPLATE_TEST_CASE("store: lists are newest first and bounded", "", Memory, Sqli
   CHECK(all[1].run_number == 2);
 }
 
-TEMPLATE_TEST_CASE("store: an idempotency key finds its run, also when it has ended", "", Memory, Sqlite) {
+TEMPLATE_TEST_CASE("store: an idempotency key finds its run, also when it has ended", "", Memory,
+                   Sqlite) {
   TestType s;
   Batch b;
   b.put_runs = {run(1, "a", false, "k"), run(2, "b", false), run(3, "c", false)};
@@ -154,11 +157,13 @@ TEMPLATE_TEST_CASE("store: an idempotency key finds its run, also when it has en
   CHECK(!s.store->find_idempotency_key("").value().has_value());
 }
 
-TEMPLATE_TEST_CASE("store: a timer replaces the one of its kind and is dropped by name", "", Memory, Sqlite) {
+TEMPLATE_TEST_CASE("store: a timer replaces the one of its kind and is dropped by name", "", Memory,
+                   Sqlite) {
   TestType s;
   REQUIRE(commit(*s.store, first_run()).ok());
   Batch replace;
-  replace.put_timers = {{"run-1", "one", 0, 2, 4, 999, 5, "boot2"}, {"run-1", "two", 0, 2, 4, 1, 1, "boot2"}};
+  replace.put_timers = {{"run-1", "one", 0, 2, 4, 999, 5, "boot2"},
+                        {"run-1", "two", 0, 2, 4, 1, 1, "boot2"}};
   REQUIRE(commit(*s.store, replace).ok());
   CHECK(s.store->load_live()->timers.size() == 2);
   Batch drop;
@@ -232,7 +237,8 @@ TEMPLATE_TEST_CASE("store: commits are answered in their order", "", Memory, Sql
   CHECK(s.store->load_live()->meta.at("n") == "199");
 }
 
-TEMPLATE_TEST_CASE("store: what breaks a rule is refused whole, and so is everything after it", "", Memory, Sqlite) {
+TEMPLATE_TEST_CASE("store: what breaks a rule is refused whole, and so is everything after it", "",
+                   Memory, Sqlite) {
   TestType s;
   REQUIRE(commit(*s.store, first_run()).ok());
   Batch bad;

@@ -1,5 +1,5 @@
-// A disk that fails: SQLite's file calls are replaced by ones that can be told to fail. After an error
-// the store must never report success again, and nothing acknowledged may be lost.
+// A disk that fails: SQLite's file calls are replaced by ones that can be told to fail. After an
+// error the store must never report success again, and nothing acknowledged may be lost.
 #include <sqlite3.h>
 
 #include <atomic>

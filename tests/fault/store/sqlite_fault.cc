@@ -1,5 +1,5 @@
-// The SQLite store against the world: killed at random moments, a full disk, damaged and foreign files,
-// copies, older and newer schemas.
+// The SQLite store against the world: killed at random moments, a full disk, damaged and foreign
+// files, copies, older and newer schemas.
 #include <fcntl.h>
 #include <signal.h>
 #include <sqlite3.h>
@@ -128,7 +128,8 @@ TEST_CASE("sqlite store: whatever was acknowledged survives kill -9 at any momen
   CHECK(acknowledged > 100);
 }
 
-TEST_CASE("sqlite store: a full disk is reported, nothing acknowledged is lost, nothing is tried again") {
+TEST_CASE(
+    "sqlite store: a full disk is reported, nothing acknowledged is lost, nothing is tried again") {
   Folder f;
   uint64_t acknowledged = 0;
   const pid_t child = ::fork();
@@ -265,7 +266,7 @@ TEST_CASE("sqlite store: damaged pages are found by check, not by a crash") {
   }
   sql(f.db(), "PRAGMA wal_checkpoint(TRUNCATE)");
   int fd = ::open(f.db().c_str(), O_RDWR | O_CLOEXEC);
-  struct stat st{};
+  struct stat st {};
   REQUIRE(::fstat(fd, &st) == 0);
   const std::string noise(4096, '\x5a');
   for (off_t at = 20 * 4096; at + 4096 < st.st_size; at += 10 * 4096) {
@@ -295,7 +296,8 @@ TEST_CASE("sqlite store: a copy of the journal is a new incarnation, the origina
   CHECK(open_ok(f.db())->load_live()->incarnation == 1);
 }
 
-TEST_CASE("sqlite store: a migration takes a copy first, and a failed one leaves the file as it was") {
+TEST_CASE(
+    "sqlite store: a migration takes a copy first, and a failed one leaves the file as it was") {
   Folder f;
   {
     auto store = open_ok(f.db());
@@ -332,7 +334,8 @@ TEST_CASE("sqlite store: the log stays near its size while the file takes over w
   auto store = open_ok(f.db(), 60);
   for (uint64_t n = 1; n < 2000; ++n) store->commit(numbered(n, 2000), [](Status) {});
   REQUIRE(commit(*store, numbered(2000)).ok());
-  struct stat before{}, wal{}, file{};
+  struct stat before {
+  }, wal{}, file{};
   REQUIRE(::stat((f.db() + "-wal").c_str(), &before) == 0);
   for (uint64_t n = 2001; n <= 2040; ++n) REQUIRE(commit(*store, numbered(n, 2000)).ok());
   REQUIRE(::stat((f.db() + "-wal").c_str(), &wal) == 0);
@@ -360,7 +363,8 @@ TEST_CASE("sqlite store: lookups use an index however many runs have ended") {
     while (plan->step().value()) {
       const std::string line = plan->bytes_at(3);
       INFO(query << ": " << line);
-      CHECK((line.find("SCAN") == std::string::npos || line.find("runs_live") != std::string::npos));
+      CHECK(
+          (line.find("SCAN") == std::string::npos || line.find("runs_live") != std::string::npos));
       CHECK(line.find("TEMP B-TREE") == std::string::npos);
     }
   }
@@ -368,7 +372,7 @@ TEST_CASE("sqlite store: lookups use an index however many runs have ended") {
 
 TEST_CASE("sqlite store: its files are private, and the log is grown beforehand and kept") {
   Folder f;
-  struct stat st{};
+  struct stat st {};
   {
     auto store = open_ok(f.db(), 60);
     REQUIRE(::stat(f.db().c_str(), &st) == 0);

@@ -1,4 +1,5 @@
-// Driver: one run of the core under test. Feeds events with a clock of its own and keeps what came out.
+// Driver: one run of the core under test. Feeds events with a clock of its own and keeps what came
+// out.
 #pragma once
 #include <catch2/catch.hpp>
 #include <optional>
@@ -104,14 +105,16 @@ class Driver {
     *e.mutable_ended()->mutable_epoch() = of ? *of : epoch(name);
     return e;
   }
-  Outcome& succeed(const std::string& name, const std::string& handle = {}, const std::string& output = {}) {
+  Outcome& succeed(const std::string& name, const std::string& handle = {},
+                   const std::string& output = {}) {
     v1::Event e = ended_event(name);
     e.mutable_ended()->set_succeeded(true);
     e.mutable_ended()->set_handle(handle);
     if (!output.empty()) (*e.mutable_ended()->mutable_outputs())["out"] = output;
     return feed(e);
   }
-  Outcome& fail(const std::string& name, const std::string& code = "BP_UNAVAILABLE", bool retriable = true) {
+  Outcome& fail(const std::string& name, const std::string& code = "BP_UNAVAILABLE",
+                bool retriable = true) {
     v1::Event e = ended_event(name);
     e.mutable_ended()->mutable_error()->set_code(code);
     e.mutable_ended()->mutable_error()->set_message("it broke");
@@ -168,9 +171,21 @@ class Driver {
     e.mutable_timer_fired()->mutable_epoch()->set_counter(counter);
     return e;
   }
-  Outcome& cancel() { v1::Event e; e.mutable_cancel_requested()->set_by("me"); return feed(e); }
-  Outcome& stop() { v1::Event e; e.mutable_stop_requested()->set_by("me"); return feed(e); }
-  Outcome& retry() { v1::Event e; e.mutable_retry_requested()->set_by("me"); return feed(e); }
+  Outcome& cancel() {
+    v1::Event e;
+    e.mutable_cancel_requested()->set_by("me");
+    return feed(e);
+  }
+  Outcome& stop() {
+    v1::Event e;
+    e.mutable_stop_requested()->set_by("me");
+    return feed(e);
+  }
+  Outcome& retry() {
+    v1::Event e;
+    e.mutable_retry_requested()->set_by("me");
+    return feed(e);
+  }
   Outcome& daemon_started(uint64_t incarnation, const std::string& boot) {
     v1::Event e;
     e.mutable_daemon_started()->set_incarnation(incarnation);
@@ -211,15 +226,17 @@ class Driver {
 /// Rows of a whole state, as bytes that can be compared.
 inline std::string fingerprint(const RunState& s) {
   const storage::RunRow r = encode_run(s);
-  std::string text = r.run_id + "|" + r.name + "|" + std::to_string(r.run_number) + "|" + std::to_string(r.live) +
-                     "|" + std::to_string(r.state) + "|" + std::to_string(r.epoch_counter) + "|" +
-                     std::to_string(r.created_wall_ms) + "|" + std::to_string(r.updated_wall_ms) + "|" + r.body;
+  std::string text = r.run_id + "|" + r.name + "|" + std::to_string(r.run_number) + "|" +
+                     std::to_string(r.live) + "|" + std::to_string(r.state) + "|" +
+                     std::to_string(r.epoch_counter) + "|" + std::to_string(r.created_wall_ms) +
+                     "|" + std::to_string(r.updated_wall_ms) + "|" + r.body;
   for (const auto& [key, stage] : s.stages) {
     text += "|" + key.first + std::to_string(stage.state) + encode_stage(s, key).body;
   }
   for (const auto& [key, t] : s.timers) {
-    text += "|" + t.stage + "," + std::to_string(t.kind) + "," + std::to_string(t.epoch_counter) + "," +
-            std::to_string(t.due_boot_ms) + "," + std::to_string(t.remaining_ms) + "," + t.boot_id;
+    text += "|" + t.stage + "," + std::to_string(t.kind) + "," + std::to_string(t.epoch_counter) +
+            "," + std::to_string(t.due_boot_ms) + "," + std::to_string(t.remaining_ms) + "," +
+            t.boot_id;
   }
   return text;
 }

@@ -20,7 +20,8 @@ TEST_CASE("core: a retriable failure waits for its timer, then tries again with 
   CHECK(d.action<DispatchAttempt>()->ref.attempt == 2);
 }
 
-TEST_CASE("core: delays grow by the multiplier up to the ceiling, with a jitter that repeats itself") {
+TEST_CASE(
+    "core: delays grow by the multiplier up to the ceiling, with a jitter that repeats itself") {
   Driver d;
   d.submit();
   v1::RetryPolicy p = line_workflow().stages(0).retry();
@@ -39,7 +40,8 @@ TEST_CASE("core: delays grow by the multiplier up to the ceiling, with a jitter 
   CHECK(seen.size() > 20);
 }
 
-TEST_CASE("core: after the last attempt the run fails, keeps the error, and destroys what was made") {
+TEST_CASE(
+    "core: after the last attempt the run fails, keeps the error, and destroys what was made") {
   Driver d;
   d.submit();
   d.run_stage("check");
@@ -154,7 +156,8 @@ TEST_CASE("core: an attempt that succeeds although it was told to end has succee
   CHECK(d.at("make") == v1::STAGE_STATE_QUEUED);
 }
 
-TEST_CASE("core: an attempt that finds no host in time is tried again, and a late dispatch is ignored") {
+TEST_CASE(
+    "core: an attempt that finds no host in time is tried again, and a late dispatch is ignored") {
   v1::WorkflowDefinition w = line_workflow();
   w.mutable_stages(0)->set_queue_timeout_ms(3000);
   Driver d;
@@ -204,7 +207,9 @@ TEST_CASE("core: a timer of an older attempt is ignored") {
   CHECK(d.at("check") == v1::STAGE_STATE_RUNNING);
 }
 
-TEST_CASE("core: a ready stage that loses its host gets a new attempt at once, without using up a retry") {
+TEST_CASE(
+    "core: a ready stage that loses its host gets a new attempt at once, without using up a "
+    "retry") {
   Driver d;
   d.serve();
   d.now += 10'000;

@@ -1,5 +1,5 @@
-// Random events from a seed against the invariants of the core. A failure prints the seed; run it alone
-// with BP_SEED=N.
+// Random events from a seed against the invariants of the core. A failure prints the seed; run it
+// alone with BP_SEED=N.
 #include <algorithm>
 #include <cstdlib>
 #include <random>
@@ -38,7 +38,7 @@ v1::WorkflowDefinition random_workflow(std::mt19937_64& rng) {
 // What the world knows of attempts: an attempt lives from its dispatch until its end was reported.
 struct World {
   std::map<std::string, v1::Epoch> living;  // stage -> epoch
-  std::vector<v1::Event> sent;              // for repetitions and late messages (no requests of people)
+  std::vector<v1::Event> sent;  // for repetitions and late messages (no requests of people)
 };
 
 class Walk {
@@ -66,7 +66,8 @@ class Walk {
   uint32_t generation() const { return d_.state.body.generation(); }
 
   void finish() {
-    // Everything that was committed, read back and decoded, is the state; so is a replay of the journal.
+    // Everything that was committed, read back and decoded, is the state; so is a replay of the
+    // journal.
     auto live = store_.find_run("run-1");
     REQUIRE(live.ok());
     auto back = decode(*live, *store_.stages_of("run-1"), store_.load_live()->timers);
@@ -109,13 +110,23 @@ class Walk {
     auto* ended = e.mutable_ended();
     if (rng_() % 3 == 0) ended->set_handle("handle-" + std::to_string(epoch.counter()));
     switch (rng_() % (wild_ ? 12 : 40)) {
-      case 0: ended->set_cancelled(true); break;
+      case 0:
+        ended->set_cancelled(true);
+        break;
       case 1:
-      case 5: ended->set_rewind_to_stage(rng_() % 20 ? earlier_stage(name) : some_stage()); break;
-      case 2: ended->set_needs_human(rng_() % 4 == 0); break;
+      case 5:
+        ended->set_rewind_to_stage(rng_() % 20 ? earlier_stage(name) : some_stage());
+        break;
+      case 2:
+        ended->set_needs_human(rng_() % 4 == 0);
+        break;
       case 3:
-      case 4: ended->set_retriable(rng_() % (wild_ ? 5 : 50) != 0); break;
-      default: ended->set_succeeded(true); break;
+      case 4:
+        ended->set_retriable(rng_() % (wild_ ? 5 : 50) != 0);
+        break;
+      default:
+        ended->set_succeeded(true);
+        break;
     }
     ended->mutable_error()->set_code("BP_UNAVAILABLE");
     return e;
@@ -135,7 +146,8 @@ class Walk {
     } else if (has_live_attempt(s) && rng_() % (wild_ ? 4 : 20) == 0) {
       e.mutable_lost()->set_stage(name);
       *e.mutable_lost()->mutable_epoch() = s.body.epoch();
-    } else if (has_live_attempt(s) && stage_definition(d_.state, name)->keeps_running() && rng_() % 3) {
+    } else if (has_live_attempt(s) && stage_definition(d_.state, name)->keeps_running() &&
+               rng_() % 3) {
       e.mutable_ready()->set_stage(name);
       *e.mutable_ready()->mutable_epoch() = s.body.epoch();
     } else if (has_live_attempt(s)) {
@@ -154,12 +166,13 @@ class Walk {
     if (rng_() % 20 == 0) {
       std::advance(it, rng_() % d_.state.timers.size());
     } else {
-      it = std::min_element(d_.state.timers.begin(), d_.state.timers.end(), [](const auto& a, const auto& b) {
-        return a.second.due_boot_ms < b.second.due_boot_ms;
-      });
+      it = std::min_element(
+          d_.state.timers.begin(), d_.state.timers.end(),
+          [](const auto& a, const auto& b) { return a.second.due_boot_ms < b.second.due_boot_ms; });
     }
     d_.now = std::max(d_.now, it->second.due_boot_ms);
-    return Driver::fired(it->second.stage, v1::TimerKind(it->second.kind), it->second.epoch_counter);
+    return Driver::fired(it->second.stage, v1::TimerKind(it->second.kind),
+                         it->second.epoch_counter);
   }
 
   v1::Event pick() {
@@ -167,10 +180,15 @@ class Walk {
     const uint64_t dice = rng_() % 1000;
     const uint64_t wild = wild_ ? 10 : 1;
     if (dice < 150 && !d_.state.timers.empty()) return some_timer();
-    if (dice < 200) return world_.sent.empty() ? about_stage(some_stage()) : world_.sent[rng_() % world_.sent.size()];
-    if (dice < 200 + wild) e.mutable_cancel_requested();
-    else if (dice < 200 + 2 * wild) e.mutable_stop_requested();
-    else if (dice < 240) e.mutable_retry_requested();
+    if (dice < 200)
+      return world_.sent.empty() ? about_stage(some_stage())
+                                 : world_.sent[rng_() % world_.sent.size()];
+    if (dice < 200 + wild)
+      e.mutable_cancel_requested();
+    else if (dice < 200 + 2 * wild)
+      e.mutable_stop_requested();
+    else if (dice < 240)
+      e.mutable_retry_requested();
     else if (dice < 250) {
       e.mutable_daemon_started()->set_incarnation(1 + rng_() % 2);
       e.mutable_daemon_started()->set_boot_id(rng_() % 2 ? "boot-a" : "boot-b");
@@ -196,7 +214,8 @@ class Walk {
       }
       if (auto* dispatch = std::get_if<DispatchAttempt>(&a)) {
         REQUIRE(world_.living.count(dispatch->ref.stage) == 0);
-        if (dispatch->mode == v1::ATTEMPT_MODE_APPLY) require_nothing_later_lives(dispatch->ref.stage);
+        if (dispatch->mode == v1::ATTEMPT_MODE_APPLY)
+          require_nothing_later_lives(dispatch->ref.stage);
         if (dispatch->mode == v1::ATTEMPT_MODE_DESTROY) {
           // Nothing is destroyed under an attempt that still applies.
           for (const auto& [name, epoch] : world_.living) {
@@ -225,8 +244,10 @@ class Walk {
     const RunState& s = d_.state;
     for (const auto& [key, stage] : s.stages) {
       REQUIRE(has_live_attempt(stage) == (world_.living.count(key.first) != 0));
-      if (stage.state == v1::STAGE_STATE_CANCELLING) REQUIRE(d_.timer(key.first, v1::TIMER_KIND_CANCEL));
-      if (stage.state == v1::STAGE_STATE_BACKOFF) REQUIRE(d_.timer(key.first, v1::TIMER_KIND_RETRY));
+      if (stage.state == v1::STAGE_STATE_CANCELLING)
+        REQUIRE(d_.timer(key.first, v1::TIMER_KIND_CANCEL));
+      if (stage.state == v1::STAGE_STATE_BACKOFF)
+        REQUIRE(d_.timer(key.first, v1::TIMER_KIND_RETRY));
       REQUIRE(stage.body.epoch().counter() <= s.epoch_counter);
     }
     const bool waits_for_people = is_ended(s.state) || s.state == v1::RUN_STATE_NEEDS_HUMAN;

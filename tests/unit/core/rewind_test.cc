@@ -3,7 +3,8 @@
 using namespace bp;
 using namespace bp::core;
 
-TEST_CASE("core: a rewind runs the named stage and everything after it again, same keys, handles kept") {
+TEST_CASE(
+    "core: a rewind runs the named stage and everything after it again, same keys, handles kept") {
   Driver d;
   d.serve();
   d.go_back("serve", "make");
@@ -28,7 +29,8 @@ TEST_CASE("core: a rewind runs the named stage and everything after it again, sa
   CHECK(run_view(d.state, d.now).recoveries() == 1);
 }
 
-TEST_CASE("core: running successors are cancelled to proof of death before the rewound stage runs") {
+TEST_CASE(
+    "core: running successors are cancelled to proof of death before the rewound stage runs") {
   v1::WorkflowDefinition w;
   *w.add_stages() = stage_def("base");
   *w.add_stages() = stage_def("left", {"base"});
