@@ -7,6 +7,7 @@
 #include <map>
 
 #include "engine/base/limits.h"
+#include "runtime/text/utf8.h"
 
 namespace bp::rt {
 namespace {
@@ -311,8 +312,8 @@ std::variant<ApiRequest, ApiError> parse_caught(std::string_view body, bool chat
 }  // namespace
 
 std::string api_error_json(const ApiError& e) {
-  auto or_null = [](const std::string& s) { return s.empty() ? json::value(nullptr) : json::value(s); };
-  return json::serialize(json::object{{"error", {{"message", e.message}, {"type", e.type}, {"param", or_null(e.param)},
+  auto or_null = [](const std::string& s) { return s.empty() ? json::value(nullptr) : json::value(valid_utf8(s)); };
+  return json::serialize(json::object{{"error", {{"message", valid_utf8(e.message)}, {"type", e.type}, {"param", or_null(e.param)},
                                                  {"code", or_null(e.code)}}}});
 }
 
