@@ -175,6 +175,8 @@ void Program::add_generate() {
   c->add_option("--max-tokens", g.max_tokens, "Length of the answer at most")
       ->capture_default_str();
   c->add_option("--temperature", g.temperature, "0 takes the likeliest token")
+      ->capture_default_str()
+
       ->check(CLI::Range(0.0, 2.0));
   c->add_option("--top-p", g.top_p, "Nucleus sampling")->check(CLI::Range(0.0, 1.0));
   c->add_option("--top-k", g.top_k, "Only the K likeliest tokens");

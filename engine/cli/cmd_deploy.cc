@@ -123,8 +123,14 @@ Status ensure_daemon(const Options& o, Session& session) {
   }
   if (client.error().code != ErrorCode::kNoDaemon) return std::move(client).error();
   if (!o.json) fmt::print(stderr, "starting bp-daemon (state in {})\n", o.paths.state_dir);
-  BP_ASSIGN(auto started, start_embedded(o.paths, o.daemon));
-  session.adopt(std::move(started));
+  const bool wanted_before = read_embedded(o.paths).ok();
+  auto started = start_embedded(o.paths, o.daemon);
+  if (!started.ok()) {
+    // One that never came up is not to be started again by other commands.
+    if (!wanted_before) BP_TRY(forget_embedded(o.paths));
+    return std::move(started).error();
+  }
+  session.adopt(std::move(started).value());
   return {};
 }
 

@@ -26,7 +26,7 @@ std::string request_body(const std::string& model, const GenerateOptions& o) {
                     {"max_tokens", o.max_tokens},
                     {"stream", true},
                     {"stream_options", {{"include_usage", true}}}};
-  if (o.temperature) body["temperature"] = *o.temperature;
+  body["temperature"] = o.temperature;
   if (o.top_p) body["top_p"] = *o.top_p;
   if (o.top_k) body["top_k"] = *o.top_k;
   if (o.seed) body["seed"] = *o.seed;

@@ -54,9 +54,13 @@ std::string headline(const v1::RunView& run) {
   std::string s = fmt::format("{} ({})  {}", run.name(), run.id(), state_word(run.state()));
   if (!run.stand_in().empty()) s += "  on " + run.stand_in();
   if (run.recoveries() > 0) s += fmt::format("  recovered {} times", run.recoveries());
-  if (!run.waiting_for().empty() && !run_rests(run.state()))
-    s += "  waiting for " + one_line(run.waiting_for(), 100);
   return s;
+}
+
+/// Who must act next; empty when nobody must.
+std::string next_line(const v1::RunView& run) {
+  if (run.waiting_for().empty() || run_rests(run.state())) return {};
+  return one_line(run.waiting_for(), 104);
 }
 
 /// Tenths of the work, so that a log gets ten lines of progress and not thousands.
@@ -86,7 +90,8 @@ std::string stage_line(const v1::StageView& s, int64_t now_wall_ms) {
   if (!work.empty()) line += "  " + work;
   if (!s.progress().note().empty()) line += "  " + one_line(s.progress().note(), 60);
   if (s.retry_in_ms() > 0) line += "  next try in " + seconds(s.retry_in_ms());
-  if (s.has_error() && !s.error().code().empty() && s.state() != v1::STAGE_STATE_SUCCEEDED) {
+  const bool failed = s.state() == v1::STAGE_STATE_BACKOFF || s.state() == v1::STAGE_STATE_FAILED;
+  if (failed && !s.error().code().empty()) {
     line += fmt::format("  {}: {}", s.error().code(), one_line(s.error().message(), 160));
   }
   while (!line.empty() && line.back() == ' ') line.pop_back();
@@ -101,6 +106,7 @@ std::string run_text(const v1::RunView& run, int64_t now_wall_ms) {
   if (!run.dashboard_url().empty()) out += "dashboard  " + run.dashboard_url() + "\n";
   if (!run.metrics_url().empty()) out += "metrics    " + run.metrics_url() + "\n";
   if (!run.client_endpoint().empty()) out += "client     " + run.client_endpoint() + "\n";
+  if (const std::string next = next_line(run); !next.empty()) out += "next       " + next + "\n";
   out += "stages\n";
   for (const auto& s : run.stages()) out += "  " + stage_line(s, now_wall_ms) + "\n";
   if (run.nodes_size() > 0) out += "nodes\n";
@@ -148,7 +154,9 @@ void Progress::redraw(const v1::RunView& run) {
   // Lines are cut, because a wrapped line would break the count of lines to go up.
   fmt::print(out_, "{}\n", one_line(headline(run), 116));
   for (const auto& s : run.stages()) fmt::print(out_, "  {}\n", one_line(stage_line(s, now), 112));
-  drawn_lines_ = 1 + run.stages_size();
+  const std::string next = next_line(run);
+  if (!next.empty()) fmt::print(out_, "  next: {}\n", next);
+  drawn_lines_ = 1 + run.stages_size() + !next.empty();
 }
 
 void Progress::append(const v1::RunView& run) {
@@ -158,9 +166,9 @@ void Progress::append(const v1::RunView& run) {
   last_run_ = head;
   for (const auto& s : run.stages()) {
     if (s.state() == v1::STAGE_STATE_PENDING) continue;
-    const std::string key =
-        fmt::format("{}/{}/{}/{}/{}", static_cast<int>(s.state()), s.generation(),
-                    s.attempts_total(), tenths(s.progress()), s.progress().note());
+    const uint64_t work = s.state() == v1::STAGE_STATE_RUNNING ? tenths(s.progress()) : 0;
+    const std::string key = fmt::format("{}/{}/{}/{}", static_cast<int>(s.state()), s.generation(),
+                                        s.attempts_total(), work);
     std::string& last = last_[s.name()];
     if (last == key) continue;
     last = key;
