@@ -268,6 +268,32 @@ void redact_tree(json::value& v, bool is_par) {
   }
 }
 
+std::string without(std::string text, std::string_view token) {
+  for (size_t at = 0; (at = text.find(token, at)) != std::string::npos; at += 3) {
+    text.replace(at, token.size(), "***");
+  }
+  return text;
+}
+
+/// Somebody may have pasted a token alone into another field: what the addresses show to be one is taken out
+/// of everything that is printed.
+void scrub_tokens(ParsedRecipe& out) {
+  constexpr size_t kTokenBytesMin = 12;
+  for (const auto& [name, secret] : out.secrets) {
+    const std::string& url = secret.reveal();
+    const size_t begin = url.find("/p/") + 3;
+    const std::string_view token = std::string_view(url).substr(begin, url.find('/', begin) - begin);
+    if (token.size() < kTokenBytesMin) continue;
+    for (v1::Problem& p : out.problems) {
+      p.set_path(without(p.path(), token));
+      p.set_found(without(p.found(), token));
+      p.set_expected(without(p.expected(), token));
+      p.set_remedy(without(p.remedy(), token));
+    }
+    out.recipe.set_json_redacted(without(out.recipe.json_redacted(), token));
+  }
+}
+
 }  // namespace
 
 ParsedRecipe parse_recipe(std::string_view text) {
@@ -292,6 +318,7 @@ ParsedRecipe parse_recipe(std::string_view text) {
   }
   redact_tree(*parsed, false);
   out.recipe.set_json_redacted(json::serialize(*parsed));
+  scrub_tokens(out);
   return out;
 }
 

@@ -94,6 +94,14 @@ TEST_CASE("no secret shows in the redacted text or in a problem") {
   REQUIRE_FALSE(p.ok());
   CHECK(format_problems(p.problems).find("T0PS3CRET") == std::string::npos);
   CHECK(p.recipe.DebugString().find("T0PS3CRET") == std::string::npos);
+  Spoiled alone;
+  alone.storage()["par"] = "https://h/p/T0PS3CRETT0PS3CRET/n/ns/b/bucket/o/";
+  alone.params()["redis_port"] = "T0PS3CRETT0PS3CRET";
+  alone.top()["pre_filled_sample_name"] = "T0PS3CRETT0PS3CRET";
+  p = alone.parse();
+  CHECK(p.problems.size() == 1);
+  CHECK(format_problems(p.problems).find("T0PS3CRET") == std::string::npos);
+  CHECK(p.recipe.json_redacted().find("T0PS3CRET") == std::string::npos);
   Spoiled broken;
   broken.storage()["par"] = "T0PS3CRET without any form";
   p = broken.parse();
