@@ -64,6 +64,7 @@ ProcessId NodeHarness::spawn_agent(const std::string& log) {
       "--cache-dir", cache_dir, "--address", "127.64.1.10", "--daemon-file",  dir / "node_endpoint",
       "--bin-dir",   bin_dir,   "--cores",   "2",           "--memory-bytes", "1000000000"};
   o.log_file = dir / log;
+  o.die_with_parent = true;  // a test that aborts leaves no agent behind
   auto started = process_spawn(o);
   REQUIRE(started.ok());
   return *started;
