@@ -10,17 +10,25 @@ namespace bp::rt {
 /// Activations with their own memory.
 class ActivationBuffer {
  public:
-  /// Room for [tokens, cols], quantised blocks too when `quantised`.
-  Activations shape(uint32_t tokens, uint32_t cols, bool quantised) {
+  /// Room for [tokens, cols], quantised blocks too when `quantised`, of 16 bits when `wide`.
+  Activations shape(uint32_t tokens, uint32_t cols, bool quantised, bool wide = false) {
     const size_t n = size_t(tokens) * cols;
     grow(f_, n);
-    Activations a{tokens, cols, cols, f_.data(), nullptr, nullptr, nullptr, nullptr};
+    Activations a;
+    a.tokens = tokens;
+    a.cols = cols;
+    a.ld = cols;
+    a.f = f_.data();
     if (!quantised) return a;
     grow(q_, n);
     grow(d_, n / kQuantBlock);
     grow(s_, n / kQuantBlock);
     grow(isum_, n / kQuantBlock);
     a.q = q_.data();
+    if (wide) {
+      grow(lo_, n);
+      a.lo = lo_.data();
+    }
     a.d = d_.data();
     a.s = s_.data();
     a.isum = isum_.data();
@@ -31,7 +39,7 @@ class ActivationBuffer {
   template <class T>
   static void grow(std::vector<T>& v, size_t n) { if (v.size() < n) v.resize(n); }
   std::vector<float> f_, d_, s_;
-  std::vector<int8_t> q_;
+  std::vector<int8_t> q_, lo_;
   std::vector<int32_t> isum_;
 };
 

@@ -158,7 +158,7 @@ class LlamaRunner final : public ModelRunner {
     logits_.clear();
     if (sampled.empty()) return result;
     const auto count = static_cast<uint32_t>(sampled.size());
-    const Activations x = work_.normed.shape(count, hidden, is_quantised(lm_head_.type));
+    const Activations x = work_.normed.shape(count, hidden, is_quantised(lm_head_.type), /*wide=*/true);
     normalise(*shared_.ops, pool_, rows.data(), norm_, shared_.config.rms_norm_eps, x);
     local_logits_.resize(size_t(count) * lm_head_.rows);
     const MatmulJob job{&lm_head_, local_logits_.data(), lm_head_.rows};
@@ -224,7 +224,7 @@ Status check_options(const RunnerOptions& o, const RunnerComms& comms, const Run
 }  // namespace
 
 std::string numerics_class_here(bool exact) {
-  return fmt::format("{}/{}", best_ops().name(), exact ? "exact-f32" : "fixed-order-q8");
+  return fmt::format("{}/{}", best_ops().name(), exact ? "exact-f32" : "fixed-order-q8-16");
 }
 
 Result<uint64_t> weights_segment_bytes(const WeightSource& source, const plan::ShardPlan& plan, uint32_t rank,

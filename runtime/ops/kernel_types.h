@@ -22,6 +22,9 @@ inline constexpr float kExpPoly[8] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f 
 /// Blocks whose largest magnitude is below this quantise to zero.
 inline constexpr float kQuantTiny = 1e-30f;
 
+/// Largest |Q| of 8-bit and 16-bit activations.
+inline constexpr float kQuant8 = 127.0f, kQuant16 = 127.0f * 128.0f;
+
 class Ops;
 const Ops& portable_ops();
 #if defined(__x86_64__)

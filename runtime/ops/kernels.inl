@@ -4,7 +4,8 @@
 //      max(a, b) = a > b ? a : b, min(a, b) = a < b ? a : b, first(v, n) = v with lanes from n on as 0,
 //      scale_by_power(p, t) = p * 2^n for t = n + kRoundMagic
 //   load_weight, store_element for F32Weight, F16Weight, BF16Weight
-//   Acc, Bytes and the dot products of 16 rows x 4 columns: q8_init, q8_dot, q4_init, q4_dot, to_float
+//   Acc, Bytes and the dot products of 16 rows x 4 columns: q8_init, q8_dot, q4_init, q4_dot, to_float,
+//      join_halves(high, low) = 128 * high + low
 //   quantise_block, add_to_fixed, root, kWideTile (tiles of 8 tokens fit the registers), kOpsName
 // Nothing from the standard library with linkage may be used here: this code is compiled per instruction set.
 namespace {
@@ -60,45 +61,57 @@ inline void float_tile(const std::byte* g, uint32_t cols, const float* const* x,
 
 struct QuantRow {
   const int8_t* q;
+  const int8_t* lo;   // null for 8-bit activations
   const float* d;
   const float* s;
   const int32_t* isum;
 };
 
-template <int TN>
+template <int TN, bool Wide>
 inline void q8_tile(const std::byte* g, uint32_t cols, const QuantRow* x, F* acc) {
   const uint32_t blocks = cols / 32;
   const std::byte* scales = g + size_t(blocks) * 512;
   for (int t = 0; t < TN; ++t) acc[t] = F::zero();
   for (uint32_t b = 0; b < blocks; ++b) {
-    Acc sum[TN];
+    Acc sum[TN], high[TN];
     for (int t = 0; t < TN; ++t) sum[t] = q8_init(x[t].isum[b]);
+    if constexpr (Wide) for (int t = 0; t < TN; ++t) high[t] = q4_init();
     for (int j = 0; j < 8; ++j) {
       const Bytes w = load_bytes(g + size_t(b) * 512 + j * 64);
-      for (int t = 0; t < TN; ++t) sum[t] = q8_dot(sum[t], w, x[t].q + b * 32 + j * 4);
+      for (int t = 0; t < TN; ++t) {
+        if constexpr (Wide) high[t] = q8_dot(high[t], w, x[t].q + b * 32 + j * 4);
+        sum[t] = q8_dot(sum[t], w, (Wide ? x[t].lo : x[t].q) + b * 32 + j * 4);
+      }
     }
+    if constexpr (Wide) for (int t = 0; t < TN; ++t) sum[t] = join_halves(high[t], sum[t]);
     const F d = F::from_f16(reinterpret_cast<const uint16_t*>(scales) + b * 16);
     for (int t = 0; t < TN; ++t)
       acc[t] = F::fma(to_float(sum[t]), F::mul(d, F::set1(x[t].d[b])), acc[t]);
   }
 }
 
-template <int TN>
+template <int TN, bool Wide>
 inline void q4_tile(const std::byte* g, uint32_t cols, const QuantRow* x, F* acc) {
   const uint32_t blocks = cols / 32;
   const std::byte* scales = g + size_t(blocks) * 256;
   for (int t = 0; t < TN; ++t) acc[t] = F::zero();
   for (uint32_t b = 0; b < blocks; ++b) {
-    Acc sum[TN];
+    Acc sum[TN], high[TN];
     for (int t = 0; t < TN; ++t) sum[t] = q4_init();
+    if constexpr (Wide) for (int t = 0; t < TN; ++t) high[t] = q4_init();
     for (int j = 0; j < 4; ++j) {
       const Bytes both = load_bytes(g + size_t(b) * 256 + j * 64);
       const Bytes lo = low_nibbles(both), hi = high_nibbles(both);
       for (int t = 0; t < TN; ++t) {
-        sum[t] = q4_dot(sum[t], lo, x[t].q + b * 32 + j * 4);
-        sum[t] = q4_dot(sum[t], hi, x[t].q + b * 32 + 16 + j * 4);
+        const int8_t* low = (Wide ? x[t].lo : x[t].q) + b * 32 + j * 4;
+        sum[t] = q4_dot(q4_dot(sum[t], lo, low), hi, low + 16);
+        if constexpr (Wide) {
+          const int8_t* q = x[t].q + b * 32 + j * 4;
+          high[t] = q4_dot(q4_dot(high[t], lo, q), hi, q + 16);
+        }
       }
     }
+    if constexpr (Wide) for (int t = 0; t < TN; ++t) sum[t] = join_halves(high[t], sum[t]);
     const uint16_t* dm = reinterpret_cast<const uint16_t*>(scales) + b * 32;
     const F d = F::from_f16(dm), m = F::from_f16(dm + 16);
     for (int t = 0; t < TN; ++t) {
@@ -117,11 +130,11 @@ inline void tile(PackType type, const std::byte* g, uint32_t col, uint32_t cols,
     const size_t blocks = x.cols / 32;
     for (int t = 0; t < TN; ++t) {
       const size_t b = (t0 + t) * blocks + col / 32;
-      rows[t] = {x.q + size_t(t0 + t) * x.cols + col, x.d + b, x.s + b, x.isum + b};
+      const size_t at = size_t(t0 + t) * x.cols + col;
+      rows[t] = {x.q + at, x.lo ? x.lo + at : nullptr, x.d + b, x.s + b, x.isum + b};
     }
-    if (type == PackType::kQ8) q8_tile<TN>(g, cols, rows, acc);
-    else q4_tile<TN>(g, cols, rows, acc);
-    return;
+    if (type == PackType::kQ8) return x.lo ? q8_tile<TN, true>(g, cols, rows, acc) : q8_tile<TN, false>(g, cols, rows, acc);
+    return x.lo ? q4_tile<TN, true>(g, cols, rows, acc) : q4_tile<TN, false>(g, cols, rows, acc);
   }
   const float* rows[TN];
   for (int t = 0; t < TN; ++t) rows[t] = x.f + (t0 + t) * x.ld + col;
@@ -257,7 +270,8 @@ class VectorOps final : public Ops {
       for (size_t b = 0; b < blocks; ++b) {
         const size_t i = t * blocks + b;
         int32_t sum = 0;
-        x.d[i] = quantise_block(x.f + t * x.ld + b * 32, x.q + size_t(t) * x.cols + b * 32, &sum);
+        const size_t at = size_t(t) * x.cols + b * 32;
+        x.d[i] = quantise_block(x.f + t * x.ld + b * 32, x.q + at, x.lo ? x.lo + at : nullptr, &sum);
         x.isum[i] = sum;
         x.s[i] = x.d[i] * static_cast<float>(sum);
       }

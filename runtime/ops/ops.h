@@ -21,14 +21,16 @@ inline constexpr float kFixedOne = 4294967296.0f;      // 2^32
 inline constexpr float kLeafMax = 1048576.0f;          // 2^20: 2^11 leaves cannot overflow an int64
 
 /// Activations [tokens, cols] as the kernels read them: FP32 rows with stride `ld`, and for quantised
-/// weights blocks of 32 as q * d with |q| <= 127. q: [tokens, cols], d and s (= d * sum(q)) and isum
-/// (= sum(q)): [tokens, cols / 32].
+/// weights blocks of 32 as Q * d. 8 bits: Q = q, |q| <= 127. 16 bits, where `lo` is given: Q = 128 * q + lo,
+/// |Q| <= 16256, -64 <= lo < 64. q, lo: [tokens, cols]; d, s (= d * sum(Q)) and isum (= sum(Q)):
+/// [tokens, cols / 32].
 struct Activations {
   uint32_t tokens = 0;
   uint32_t cols = 0;
   size_t ld = 0;
   float* f = nullptr;
   int8_t* q = nullptr;
+  int8_t* lo = nullptr;
   float* d = nullptr;
   float* s = nullptr;
   int32_t* isum = nullptr;
@@ -50,7 +52,7 @@ class Ops {
   virtual ~Ops() = default;
   virtual const char* name() const = 0;   // "reference", "portable", "avx2", "avx512-vnni"
 
-  /// x.q, x.d, x.s, x.isum from x.f for tokens [begin, end). A block with a number that is not finite
+  /// x.q, x.lo if given, x.d, x.s, x.isum from x.f for tokens [begin, end). A block with a number that is not finite
   /// gets d = NaN.
   virtual void quantise(const Activations& x, uint32_t begin, uint32_t end) const = 0;
   /// out[t * out_ld + row] for rows of groups [group_begin, group_end); w has one leaf. Rows beyond

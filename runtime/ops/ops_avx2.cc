@@ -91,9 +91,12 @@ inline Acc q4_dot(Acc s, Bytes w, const int8_t* x) {
   const __m256i xb = quad(x);
   return {dot_unsigned(s.a, w.a, xb), dot_unsigned(s.b, w.b, xb)};
 }
+inline Acc join_halves(Acc high, Acc low) {
+  return {_mm256_add_epi32(_mm256_slli_epi32(high.a, 7), low.a), _mm256_add_epi32(_mm256_slli_epi32(high.b, 7), low.b)};
+}
 inline F to_float(Acc s) { return {_mm256_cvtepi32_ps(s.a), _mm256_cvtepi32_ps(s.b)}; }
 
-inline float quantise_block(const float* x, int8_t* q, int32_t* sum) {
+inline float quantise_block(const float* x, int8_t* q, int8_t* lo, int32_t* sum) {
   __m256i top = _mm256_setzero_si256();
   for (int i = 0; i < 32; i += 8)
     top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)),
@@ -102,18 +105,22 @@ inline float quantise_block(const float* x, int8_t* q, int32_t* sum) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), top);
   for (int i = 0; i < 8; ++i) most = lanes[i] > most ? lanes[i] : most;
   const float largest = __builtin_bit_cast(float, most);
+  const float range = lo ? kQuant16 : kQuant8;
   const bool usable = most < 0x7f800000 && largest >= kQuantTiny;
-  const __m256 scale = _mm256_set1_ps(usable ? 127.0f / largest : 0.0f);
+  const __m256 scale = _mm256_set1_ps(usable ? range / largest : 0.0f);
   for (int i = 0; i < 32; i += 8) {
-    const __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), v);
+    const __m256i rounded = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), rounded);
     for (int j = 0; j < 8; ++j) {
-      q[i + j] = static_cast<int8_t>(usable ? lanes[j] : 0);
-      total += q[i + j];
+      const int32_t v = usable ? lanes[j] : 0;
+      const int32_t high = lo ? (v + 64) >> 7 : v;
+      q[i + j] = static_cast<int8_t>(high);
+      if (lo) lo[i + j] = static_cast<int8_t>(v - high * 128);
+      total += v;
     }
   }
   *sum = total;
-  if (usable) return largest / 127.0f;
+  if (usable) return largest / range;
   return most >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
 }
 

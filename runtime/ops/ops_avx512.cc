@@ -61,9 +61,17 @@ inline Acc q8_init(int32_t isum) { return _mm512_set1_epi32(-128 * isum); }
 inline Acc q8_dot(Acc a, Bytes w, const int8_t* x) { return _mm512_dpbusd_epi32(a, w, quad(x)); }
 inline Acc q4_init() { return _mm512_setzero_si512(); }
 inline Acc q4_dot(Acc a, Bytes w, const int8_t* x) { return _mm512_dpbusd_epi32(a, w, quad(x)); }
+inline Acc join_halves(Acc high, Acc low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 inline F to_float(Acc a) { return {_mm512_cvtepi32_ps(a)}; }
 
-inline float quantise_block(const float* x, int8_t* q, int32_t* sum) {
+/// q = (Q + 64) >> 7, lo = Q - 128 * q
+inline void split_halves(__m512i v, int8_t* q, int8_t* lo) {
+  const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(high));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(lo), _mm512_cvtepi32_epi8(_mm512_sub_epi32(v, _mm512_slli_epi32(high, 7))));
+}
+
+inline float quantise_block(const float* x, int8_t* q, int8_t* lo, int32_t* sum) {
   const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
   const __m512i clear = _mm512_set1_epi32(0x7fffffff);
   const int32_t top = _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), clear),
@@ -71,15 +79,22 @@ inline float quantise_block(const float* x, int8_t* q, int32_t* sum) {
   const float largest = __builtin_bit_cast(float, top);
   if (top >= 0x7f800000 || largest < kQuantTiny) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_setzero_si256());
+    if (lo) _mm256_storeu_si256(reinterpret_cast<__m256i*>(lo), _mm256_setzero_si256());
     *sum = 0;
     return top >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
   }
-  const __m512 scale = _mm512_set1_ps(127.0f / largest);
+  const float most = lo ? kQuant16 : kQuant8;
+  const __m512 scale = _mm512_set1_ps(most / largest);
   const __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, scale)), qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, scale));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(qa));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(qb));
+  if (lo) {
+    split_halves(qa, q, lo);
+    split_halves(qb, q + 16, lo + 16);
+  } else {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(qa));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(qb));
+  }
   *sum = _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
-  return largest / 127.0f;
+  return largest / most;
 }
 
 inline uint64_t add_to_fixed(F x, int64_t* sums) {

@@ -70,21 +70,28 @@ inline Acc q8_init(int32_t) { return {}; }
 inline Acc q8_dot(const Acc& a, const Bytes& w, const int8_t* x) { return dot(a, w, x, 128); }
 inline Acc q4_init() { return {}; }
 inline Acc q4_dot(const Acc& a, const Bytes& w, const int8_t* x) { return dot(a, w, x, 0); }
+inline Acc join_halves(const Acc& high, Acc low) {
+  for (int r = 0; r < 16; ++r) low.v[r] += high.v[r] * 128;
+  return low;
+}
 inline F to_float(const Acc& a) { return F::map([&](int i) { return static_cast<float>(a.v[i]); }); }
 
-inline float quantise_block(const float* x, int8_t* q, int32_t* sum) {
+inline float quantise_block(const float* x, int8_t* q, int8_t* lo, int32_t* sum) {
   uint32_t top = 0;
   for (int i = 0; i < 32; ++i) top = std::max(top, float_bits(x[i]) & 0x7fffffff);
   const float largest = float_from_bits(top);
   const bool usable = top < 0x7f800000 && largest >= kQuantTiny;
-  const float scale = usable ? 127.0f / largest : 0.0f;
+  const float range = lo ? kQuant16 : kQuant8;
+  const float scale = usable ? range / largest : 0.0f;
   *sum = 0;
   for (int i = 0; i < 32; ++i) {
-    const float r = usable ? (x[i] * scale + kRoundMagic) - kRoundMagic : 0.0f;
-    q[i] = static_cast<int8_t>(r);
-    *sum += q[i];
+    const int v = usable ? static_cast<int>((x[i] * scale + kRoundMagic) - kRoundMagic) : 0;
+    const int high = lo ? (v + 64) >> 7 : v;
+    q[i] = static_cast<int8_t>(high);
+    if (lo) lo[i] = static_cast<int8_t>(v - high * 128);
+    *sum += v;
   }
-  if (usable) return largest / 127.0f;
+  if (usable) return largest / range;
   return top >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
 }
 

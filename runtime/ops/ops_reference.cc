@@ -45,6 +45,9 @@ int quant_weight(PackType type, const std::byte* g, uint32_t c, uint32_t r) {
   return k < 16 ? both & 15 : both >> 4;
 }
 
+/// The integer of a quantised activation.
+int quant_input(const Activations& x, size_t i) { return x.lo ? x.q[i] * 128 + x.lo[i] : x.q[i]; }
+
 /// One row of one leaf times one token.
 float leaf_sum(const PackedMatrix& w, const Activations& x, uint32_t leaf, uint32_t row, uint32_t t) {
   const std::byte* g = w.group(leaf, row / kGroupRows);
@@ -59,7 +62,7 @@ float leaf_sum(const PackedMatrix& w, const Activations& x, uint32_t leaf, uint3
     const size_t xb = size_t(t) * (x.cols / 32) + col / 32 + b;
     int sum = 0;
     for (uint32_t k = 0; k < 32; ++k)
-      sum += quant_weight(w.type, g, b * 32 + k, r) * x.q[size_t(t) * x.cols + col + b * 32 + k];
+      sum += quant_weight(w.type, g, b * 32 + k, r) * quant_input(x, size_t(t) * x.cols + col + b * 32 + k);
     if (w.type == PackType::kQ8) {
       const float d = f16_to_float(load16(g + size_t(blocks) * 512 + (size_t(b) * 16 + r) * 2));
       acc = std::fma(float(sum), d * x.d[xb], acc);
@@ -95,13 +98,16 @@ class ReferenceOps final : public Ops {
           largest = std::max(largest, std::fabs(f[k]));
         }
         const bool usable = finite && largest >= kQuantTiny;
+        const float range = x.lo ? kQuant16 : kQuant8;
         x.isum[i] = 0;
         for (int k = 0; k < 32; ++k) {
-          const int q = usable ? int(std::nearbyint(f[k] * (127.0f / largest))) : 0;
-          x.q[size_t(t) * x.cols + b * 32 + k] = static_cast<int8_t>(q);
+          const int q = usable ? int(std::nearbyint(f[k] * (range / largest))) : 0;
+          const int high = x.lo ? int(std::floor((q + 64) / 128.0)) : q;
+          x.q[size_t(t) * x.cols + b * 32 + k] = static_cast<int8_t>(high);
+          if (x.lo) x.lo[size_t(t) * x.cols + b * 32 + k] = static_cast<int8_t>(q - high * 128);
           x.isum[i] += q;
         }
-        x.d[i] = usable ? largest / 127.0f : finite ? 0.0f : std::nanf("");
+        x.d[i] = usable ? largest / range : finite ? 0.0f : std::nanf("");
         x.s[i] = x.d[i] * float(x.isum[i]);
       }
   }

@@ -68,11 +68,11 @@ Packed random_matrix(plan::WeightType type, uint32_t rows, uint32_t cols, uint32
 struct Acts {
   Activations a;
   std::vector<float> f, d, s;
-  std::vector<int8_t> q;
+  std::vector<int8_t> q, lo;
   std::vector<int32_t> isum;
 };
 
-Acts make_acts(uint32_t tokens, uint32_t cols, std::vector<float> values) {
+Acts make_acts(uint32_t tokens, uint32_t cols, std::vector<float> values, bool wide = false) {
   Acts x;
   const size_t blocks = size_t(tokens) * cols / 32;
   x.f = std::move(values);
@@ -80,7 +80,8 @@ Acts make_acts(uint32_t tokens, uint32_t cols, std::vector<float> values) {
   x.s.resize(blocks);
   x.isum.resize(blocks);
   x.q.resize(x.f.size());
-  x.a = {tokens, cols, cols, x.f.data(), x.q.data(), x.d.data(), x.s.data(), x.isum.data()};
+  x.lo.resize(wide ? x.f.size() : 0);
+  x.a = {tokens, cols, cols, x.f.data(), x.q.data(), wide ? x.lo.data() : nullptr, x.d.data(), x.s.data(), x.isum.data()};
   return x;
 }
 
@@ -159,14 +160,16 @@ TEST_CASE("quantised activations have the bits of the reference") {
   values[70] = 1e30f;
   values[130] = std::numeric_limits<float>::infinity();
   values[200] = std::nanf("");
-  Acts expected = make_acts(7, 96, values);
+  const bool wide = GENERATE(false, true);
+  Acts expected = make_acts(7, 96, values, wide);
   reference_ops().quantise(expected.a, 0, 7);
   CHECK(std::isnan(expected.d[4]));
   for (const Ops* ops : usable_ops()) {
     INFO(ops->name());
-    Acts x = make_acts(7, 96, values);
+    Acts x = make_acts(7, 96, values, wide);
     ops->quantise(x.a, 0, 7);
     CHECK(x.q == expected.q);
+    CHECK(x.lo == expected.lo);
     CHECK(x.isum == expected.isum);
     for (size_t i = 0; i < x.d.size(); ++i)
       CHECK((x.d[i] == expected.d[i] || (std::isnan(x.d[i]) && std::isnan(expected.d[i]))));
@@ -174,11 +177,12 @@ TEST_CASE("quantised activations have the bits of the reference") {
 }
 
 TEST_CASE("matrix products have the bits of the reference and do not depend on the batch") {
+  const bool wide = GENERATE(false, true);
   for (const auto type : kTypes)
     for (const uint32_t rows : {16u, 37u}) {
       const uint32_t cols = 160, tokens = 13;
       const Packed w = random_matrix(type, rows, cols, cols, 11);
-      Acts x = make_acts(tokens, cols, Random(2).reals(tokens * cols, 2.0f));
+      Acts x = make_acts(tokens, cols, Random(2).reals(tokens * cols, 2.0f), wide);
       reference_ops().quantise(x.a, 0, tokens);
       std::vector<float> expected(tokens * rows);
       reference_ops().matmul(w.m, x.a, expected.data(), rows, 0, w.m.groups());
@@ -217,10 +221,11 @@ TEST_CASE("quantised products are near the exact ones") {
 }
 
 TEST_CASE("leaf sums are integers that add up the same for every cut") {
+  const bool wide = GENERATE(false, true);
   for (const auto type : kTypes) {
     const uint32_t rows = 40, cols = 320, tokens = 9;   // leaves of 128, 128, 64
     const Packed w = random_matrix(type, rows, cols, 128, 31);
-    Acts x = make_acts(tokens, cols, Random(6).reals(tokens * cols));
+    Acts x = make_acts(tokens, cols, Random(6).reals(tokens * cols), wide);
     reference_ops().quantise(x.a, 0, tokens);
     std::vector<int64_t> expected(tokens * rows);
     CHECK(reference_ops().matmul_leaves(w.m, x.a, expected.data(), rows, 0, w.m.groups()) == 0);
