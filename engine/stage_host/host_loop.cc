@@ -19,8 +19,8 @@ namespace bp::stage_host {
 namespace {
 
 constexpr int64_t kMs = 1'000'000;
-constexpr int64_t kQuietMs = 2'000;         // nothing heard for so long: the daemon may have restarted
-constexpr int64_t kHelloMs = 1'000;
+constexpr int64_t kQuietMs = 600;           // nothing heard for so long: the daemon may have restarted
+constexpr int64_t kHelloMs = 500;
 constexpr int64_t kResultMs = 500;
 constexpr int64_t kAwayCancelMs = 10'000;   // for a stage to end after the daemon stayed away
 constexpr uint32_t kProtocol = 1;

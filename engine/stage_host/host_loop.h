@@ -1,8 +1,8 @@
 // HostLoop: one attempt of one stage, from HostHello to the acknowledged result. Owns the socket to the
 // daemon (this thread) and the stage's thread.
 //
-// The daemon may go away and come back at any time: the stage runs on, the host says hello every second
-// while it hears nothing for two, and repeats whatever the daemon may have missed once it answers.
+// The daemon may go away and come back at any time: the stage runs on, the host says hello every half second
+// while it hears nothing, and repeats whatever the daemon may have missed once it answers.
 #pragma once
 #include <cstdint>
 #include <string>
