@@ -1,10 +1,10 @@
 // Sockets of bp-daemon: the only room that knows ZeroMQ.
-// Router and Dealer are thread-confined and block with a deadline; SocketThread runs them on a thread
-// of its own and hands messages to the caller's executor.
+// Router and Dealer are thread-confined and block with a deadline; SocketThread runs them on a
+// thread of its own and hands messages to the caller's executor.
 //
-// Rules kept here: every tcp:// socket has CURVE and a ZAP domain (enforced); ipc sockets accept only
-// peers with this process's uid; MAXMSGSIZE, high-water marks, LINGER 0, handshake limit are set; a
-// peer's role comes from its key, never from its routing id or payload.
+// Rules kept here: every tcp:// socket has CURVE and a ZAP domain (enforced); ipc sockets accept
+// only peers with this process's uid; MAXMSGSIZE, high-water marks, LINGER 0, handshake limit are
+// set; a peer's role comes from its key, never from its routing id or payload.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -25,7 +25,8 @@ struct KeyPair {
   Secret secret_key;
 };
 KeyPair make_key_pair();
-/// Reads `path` (mode must be 0600 or stricter, else kPermission) or makes and writes a new pair there.
+/// Reads `path` (mode must be 0600 or stricter, else kPermission) or makes and writes a new pair
+/// there.
 Result<KeyPair> load_or_make_key_pair(const std::string& path);
 
 /// Who a message came from. `user` is what the authorizer returned for the peer's key ("node:n-1",
@@ -35,7 +36,8 @@ struct Peer {
   std::string user;
 };
 
-/// Maps a client's public key (Z85) to a user name; an empty one refuses it. Any thread; must not block.
+/// Maps a client's public key (Z85) to a user name; an empty one refuses it. Any thread; must not
+/// block.
 using Authorizer = std::function<std::string(std::string_view public_key)>;
 
 struct ListenOptions {
@@ -43,15 +45,16 @@ struct ListenOptions {
   KeyPair keys;                  // tcp only: this server's pair
   Authorizer authorize;          // tcp only; required there
   size_t max_message_bytes = 0;  // 0: limits::kMessageBytes
-  /// A newcomer takes over the routing id of an older connection (a restarted peer). Off where peers of
-  /// different trust meet on one socket and let it pick their ids: none can then steal another's replies.
+  /// A newcomer takes over the routing id of an older connection (a restarted peer). Off where
+  /// peers of different trust meet on one socket and let it pick their ids: none can then steal
+  /// another's replies.
   bool handover = true;
 };
 struct DialOptions {
   std::string endpoint;
-  std::string routing_id;        // empty: the socket picks one
-  KeyPair keys;                  // tcp only: the client's pair
-  std::string server_public_key; // tcp only
+  std::string routing_id;         // empty: the socket picks one
+  KeyPair keys;                   // tcp only: the client's pair
+  std::string server_public_key;  // tcp only
   size_t max_message_bytes = 0;
 };
 
@@ -113,11 +116,12 @@ class Dealer {
 
 /// Waits until one of the sockets or descriptors is readable. Returns indexes: routers first, then
 /// dealers, then fds. Empty when the deadline passed.
-std::vector<size_t> wait_any(const std::vector<Router*>& routers, const std::vector<Dealer*>& dealers,
-                             const std::vector<int>& fds, Deadline deadline);
+std::vector<size_t> wait_any(const std::vector<Router*>& routers,
+                             const std::vector<Dealer*>& dealers, const std::vector<int>& fds,
+                             Deadline deadline);
 
-/// Runs sockets on one thread; messages arrive through `post` on the caller's executor, in order per
-/// socket. send() may be called from any thread and does not block; what cannot be delivered is
+/// Runs sockets on one thread; messages arrive through `post` on the caller's executor, in order
+/// per socket. send() may be called from any thread and does not block; what cannot be delivered is
 /// dropped (delivery is never the source of truth).
 class SocketThread {
  public:
@@ -125,8 +129,12 @@ class SocketThread {
   static Result<std::unique_ptr<SocketThread>> start(Context& context, Post post);
   ~SocketThread();  // closes all sockets, joins the thread
   using SocketId = int;
-  struct Listening { SocketId id; std::string endpoint; };
-  /// `on_unreachable` (may be empty) gets the routing id of a peer that a send did not find connected.
+  struct Listening {
+    SocketId id;
+    std::string endpoint;
+  };
+  /// `on_unreachable` (may be empty) gets the routing id of a peer that a send did not find
+  /// connected.
   Result<Listening> listen(ListenOptions options, std::function<void(Incoming)> on_message,
                            std::function<void(std::string)> on_unreachable = {});
   Result<SocketId> dial(DialOptions options, std::function<void(std::string)> on_message);
@@ -147,7 +155,8 @@ Result<Message> parse(std::string_view payload) {
   if (!m.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
     return Error{ErrorCode::kProtocol,
                  std::to_string(payload.size()) + " bytes are not a valid " +
-                     std::string(m.GetDescriptor()->full_name()), {}};
+                     std::string(m.GetDescriptor()->full_name()),
+                 {}};
   }
   return m;
 }

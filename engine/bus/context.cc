@@ -80,7 +80,8 @@ void Context::Impl::remove_domain(const std::string& name) {
 
 void Context::Impl::serve_zap() {
   for (;;) {
-    zmq_pollitem_t items[2] = {{zap_socket_, 0, ZMQ_POLLIN, 0}, {nullptr, stop_.get(), ZMQ_POLLIN, 0}};
+    zmq_pollitem_t items[2] = {{zap_socket_, 0, ZMQ_POLLIN, 0},
+                               {nullptr, stop_.get(), ZMQ_POLLIN, 0}};
     if (zmq_poll(items, 2, -1) < 0 && errno == ETERM) return;
     if (items[1].revents) return;
     if (items[0].revents) answer_zap();
@@ -101,8 +102,9 @@ void Context::Impl::answer_zap() {
   }
   // 300 and not 400: libzmq's client would never dial again after a 400, though its key may be
   // registered in a moment.
-  const std::string reply[6] = {"1.0", request_id, user.empty() ? "300" : "200",
-                                user.empty() ? "not authorized" : "OK", user, ""};
+  const std::string reply[6] = {
+      "1.0", request_id, user.empty() ? "300" : "200", user.empty() ? "not authorized" : "OK",
+      user,  ""};
   for (int i = 0; i < 6; ++i) {
     zmq_send(zap_socket_, reply[i].data(), reply[i].size(), i < 5 ? ZMQ_SNDMORE : 0);
   }
@@ -120,7 +122,8 @@ std::string Context::Impl::user_of(const std::string& domain, const std::string&
   if (d.ipc) {
     // libzmq appends ":uid:gid:pid" of SO_PEERCRED to the address of a local peer.
     size_t pid_at = address.rfind(':');
-    size_t gid_at = pid_at == std::string::npos || pid_at == 0 ? pid_at : address.rfind(':', pid_at - 1);
+    size_t gid_at =
+        pid_at == std::string::npos || pid_at == 0 ? pid_at : address.rfind(':', pid_at - 1);
     size_t uid_at = gid_at == std::string::npos || gid_at == 0 ? std::string::npos
                                                                : address.rfind(':', gid_at - 1);
     if (mechanism != "NULL" || uid_at == std::string::npos) return {};

@@ -21,15 +21,18 @@ Status Dealer::Impl::dial() {
   if (!options.routing_id.empty()) BP_TRY(socket.set_text(ZMQ_ROUTING_ID, options.routing_id));
   if (options.endpoint.starts_with("tcp://")) {
     if (options.server_public_key.empty() || options.keys.public_key.empty()) {
-      return Error{ErrorCode::kInvalidArgument,
-                   "dialling " + options.endpoint + " needs the server's public key and keys of our own", {}};
+      return Error{
+          ErrorCode::kInvalidArgument,
+          "dialling " + options.endpoint + " needs the server's public key and keys of our own",
+          {}};
     }
     BP_TRY(socket.set_text(ZMQ_CURVE_SERVERKEY, options.server_public_key));
     BP_TRY(socket.set_text(ZMQ_CURVE_PUBLICKEY, options.keys.public_key));
     BP_TRY(socket.set_text(ZMQ_CURVE_SECRETKEY, options.keys.secret_key.reveal()));
   } else if (!options.endpoint.starts_with("ipc://")) {
     return Error{ErrorCode::kInvalidArgument,
-                 "endpoint " + options.endpoint + "; expected ipc://PATH or tcp://ADDRESS:PORT", {}};
+                 "endpoint " + options.endpoint + "; expected ipc://PATH or tcp://ADDRESS:PORT",
+                 {}};
   }
   if (zmq_connect(socket.get(), options.endpoint.c_str()) != 0) {
     return zmq_error("dial " + options.endpoint);
@@ -49,12 +52,14 @@ Result<std::unique_ptr<Dealer>> Dealer::dial(Context& context, DialOptions optio
 Status Dealer::send(std::string_view payload) {
   const auto& o = impl_->options;
   if (payload.size() > o.max_message_bytes) {
-    return Error{ErrorCode::kTooLarge, "message of " + std::to_string(payload.size()) + " bytes to " +
-                                           o.endpoint + "; at most " +
-                                           std::to_string(o.max_message_bytes), {}};
+    return Error{ErrorCode::kTooLarge,
+                 "message of " + std::to_string(payload.size()) + " bytes to " + o.endpoint +
+                     "; at most " + std::to_string(o.max_message_bytes),
+                 {}};
   }
   if (zmq_send(impl_->socket.get(), payload.data(), payload.size(), ZMQ_DONTWAIT) < 0) {
-    if (errno == EAGAIN) return Error{ErrorCode::kUnavailable, "queue to " + o.endpoint + " is full", {}};
+    if (errno == EAGAIN)
+      return Error{ErrorCode::kUnavailable, "queue to " + o.endpoint + " is full", {}};
     return zmq_error("send to " + o.endpoint);
   }
   return {};

@@ -21,7 +21,7 @@ KeyPair make_key_pair() {
 }
 
 Result<KeyPair> load_or_make_key_pair(const std::string& path) {
-  struct stat st{};
+  struct stat st {};
   if (::lstat(path.c_str(), &st) != 0) {
     if (errno != ENOENT) return errno_error("stat " + path, errno);
     KeyPair pair = make_key_pair();
@@ -30,7 +30,8 @@ Result<KeyPair> load_or_make_key_pair(const std::string& path) {
   }
   if (!S_ISREG(st.st_mode) || (st.st_mode & 0077) != 0 || st.st_uid != ::getuid()) {
     return Error{ErrorCode::kPermission,
-                 path + " must be a file of this user that nobody else can read (mode 0600)", {}};
+                 path + " must be a file of this user that nobody else can read (mode 0600)",
+                 {}};
   }
   BP_ASSIGN(auto text, read_file(path, 4096));
   // Two lines: public key, secret key.

@@ -28,7 +28,7 @@ Status clear_stale_socket(const std::string& path) {
                      " bytes; expected 1 to " + std::to_string(sizeof address.sun_path - 1),
                  "Choose a shorter --run-dir"};
   }
-  struct stat st{};
+  struct stat st {};
   if (::lstat(path.c_str(), &st) != 0) return {};
   if (!S_ISSOCK(st.st_mode)) {
     return Error{ErrorCode::kPortBusy, path + " exists and is not a socket", {}};
@@ -72,7 +72,8 @@ Status Router::Impl::bind() {
   const bool ipc = options.endpoint.starts_with(kIpc);
   if (!ipc && !options.endpoint.starts_with(kTcp)) {
     return Error{ErrorCode::kInvalidArgument,
-                 "endpoint " + options.endpoint + "; expected ipc://PATH or tcp://ADDRESS:PORT", {}};
+                 "endpoint " + options.endpoint + "; expected ipc://PATH or tcp://ADDRESS:PORT",
+                 {}};
   }
   domain = context.add_domain(Domain{ipc, options.authorize});
   BP_TRY(socket->set_text(ZMQ_ZAP_DOMAIN, domain));
@@ -83,7 +84,8 @@ Status Router::Impl::bind() {
 Status Router::Impl::bind_ipc() {
   const std::string path = options.endpoint.substr(kIpc.size());
   BP_TRY(clear_stale_socket(path));
-  if (zmq_bind(socket->get(), options.endpoint.c_str()) != 0) return zmq_error("bind " + options.endpoint);
+  if (zmq_bind(socket->get(), options.endpoint.c_str()) != 0)
+    return zmq_error("bind " + options.endpoint);
   if (::chmod(path.c_str(), 0600) != 0) return errno_error("chmod " + path, errno);
   endpoint = options.endpoint;
   return {};
@@ -93,10 +95,12 @@ Status Router::Impl::bind_tcp() {
   BP_CHECK(options.authorize != nullptr);
   BP_TRY(socket->set_int(ZMQ_CURVE_SERVER, 1));
   BP_TRY(socket->set_text(ZMQ_CURVE_SECRETKEY, options.keys.secret_key.reveal()));
-  if (zmq_bind(socket->get(), options.endpoint.c_str()) != 0) return zmq_error("bind " + options.endpoint);
+  if (zmq_bind(socket->get(), options.endpoint.c_str()) != 0)
+    return zmq_error("bind " + options.endpoint);
   char text[256];
   size_t size = sizeof text;
-  if (zmq_getsockopt(socket->get(), ZMQ_LAST_ENDPOINT, text, &size) != 0) return zmq_error("endpoint");
+  if (zmq_getsockopt(socket->get(), ZMQ_LAST_ENDPOINT, text, &size) != 0)
+    return zmq_error("endpoint");
   endpoint = text;
   return {};
 }
@@ -114,9 +118,10 @@ const std::string& Router::endpoint() const { return impl_->endpoint; }
 
 Status Router::send(std::string_view routing_id, std::string_view payload) {
   if (payload.size() > impl_->options.max_message_bytes) {
-    return Error{ErrorCode::kTooLarge, "message of " + std::to_string(payload.size()) + " bytes on " +
-                                           impl_->endpoint + "; at most " +
-                                           std::to_string(impl_->options.max_message_bytes), {}};
+    return Error{ErrorCode::kTooLarge,
+                 "message of " + std::to_string(payload.size()) + " bytes on " + impl_->endpoint +
+                     "; at most " + std::to_string(impl_->options.max_message_bytes),
+                 {}};
   }
   void* s = impl_->socket->get();
   if (zmq_send(s, routing_id.data(), routing_id.size(), ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
@@ -141,8 +146,8 @@ Result<Incoming> Router::try_recv() {
       return Incoming{Peer{std::move(parts.first), std::move(parts.user)}, std::move(parts.second)};
     }
     if (impl_->malformed++ % 1000 == 0) {
-      BP_LOG(debug, "message.malformed", "endpoint={} frames={} expected=2 user={}", impl_->endpoint,
-             parts.count, parts.user);
+      BP_LOG(debug, "message.malformed", "endpoint={} frames={} expected=2 user={}",
+             impl_->endpoint, parts.count, parts.user);
     }
   }
 }

@@ -69,7 +69,9 @@ Result<Parts> receive_parts(void* socket) {
     zmq_msg_t msg;
     zmq_msg_init(&msg);
     int rc;
-    do { rc = zmq_msg_recv(&msg, socket, ZMQ_DONTWAIT); } while (rc < 0 && errno == EINTR);
+    do {
+      rc = zmq_msg_recv(&msg, socket, ZMQ_DONTWAIT);
+    } while (rc < 0 && errno == EINTR);
     if (rc < 0) {
       zmq_msg_close(&msg);
       if (errno == EAGAIN) return Error{ErrorCode::kDeadlineExceeded, "no message", {}};
@@ -98,8 +100,9 @@ Status wait_readable(void* socket, Deadline deadline, std::string_view who) {
   }
 }
 
-std::vector<size_t> wait_any(const std::vector<Router*>& routers, const std::vector<Dealer*>& dealers,
-                             const std::vector<int>& fds, Deadline deadline) {
+std::vector<size_t> wait_any(const std::vector<Router*>& routers,
+                             const std::vector<Dealer*>& dealers, const std::vector<int>& fds,
+                             Deadline deadline) {
   std::vector<zmq_pollitem_t> items;
   for (auto* r : routers) items.push_back({raw_socket(*r), 0, ZMQ_POLLIN, 0});
   for (auto* d : dealers) items.push_back({raw_socket(*d), 0, ZMQ_POLLIN, 0});

@@ -103,9 +103,9 @@ SocketThread::SocketId SocketThread::Impl::add(std::shared_ptr<Entry> entry) {
   return id;
 }
 
-Result<SocketThread::Listening> SocketThread::listen(ListenOptions options,
-                                                     std::function<void(Incoming)> on_message,
-                                                     std::function<void(std::string)> on_unreachable) {
+Result<SocketThread::Listening> SocketThread::listen(
+    ListenOptions options, std::function<void(Incoming)> on_message,
+    std::function<void(std::string)> on_unreachable) {
   auto entry = std::make_shared<Entry>();
   // Made here and handed over through the mutex, which is the fence that libzmq asks for.
   BP_ASSIGN(entry->router, Router::bind(impl_->context, std::move(options)));
@@ -171,7 +171,8 @@ void SocketThread::Impl::flush() {
     if (!sent.ok() && dropped++ % 1000 == 0) {
       BP_LOG(debug, "message.dropped", "reason={} total={}", sent.error().message, dropped);
     }
-    if (!sent.ok() && sent.error().code == ErrorCode::kPeerLost && it->second->handler->on_unreachable) {
+    if (!sent.ok() && sent.error().code == ErrorCode::kPeerLost &&
+        it->second->handler->on_unreachable) {
       post([handler = it->second->handler, id = o.routing_id] {
         if (handler->open) handler->on_unreachable(id);
       });
@@ -197,8 +198,10 @@ void SocketThread::Impl::read(Entry& entry) {
       const bool was_full = flow->posted-- >= kPendingMax;
       if (was_full) flow->ring();
       if (!handler->open) return;
-      if (handler->on_incoming) handler->on_incoming(std::move(m));
-      else handler->on_text(std::move(m.payload));
+      if (handler->on_incoming)
+        handler->on_incoming(std::move(m));
+      else
+        handler->on_text(std::move(m.payload));
     });
   }
 }

@@ -1,9 +1,9 @@
 #include "engine/daemon/asio_executor.h"
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <algorithm>
 #include <unordered_map>
 
 namespace bp::daemon {
@@ -18,17 +18,21 @@ struct AsioExecutor::Impl {
 AsioExecutor::AsioExecutor(boost::asio::io_context& io) : impl_(std::make_unique<Impl>(io)) {}
 AsioExecutor::~AsioExecutor() = default;
 
-void AsioExecutor::post(std::function<void()> call) { boost::asio::post(impl_->io, std::move(call)); }
+void AsioExecutor::post(std::function<void()> call) {
+  boost::asio::post(impl_->io, std::move(call));
+}
 
 shell::Executor::TimerId AsioExecutor::after(int64_t delay_ms, std::function<void()> call) {
   const TimerId id = impl_->next++;
-  auto timer = std::make_unique<boost::asio::steady_timer>(impl_->io,
-                                                           std::chrono::milliseconds(std::max<int64_t>(0, delay_ms)));
-  timer->async_wait([impl = impl_.get(), id, call = std::move(call)](const boost::system::error_code& ec) {
-    // Cancelled ones may still be called, with an error or, when they were due, without: the table decides.
-    if (ec || impl->timers.erase(id) == 0) return;
-    call();
-  });
+  auto timer = std::make_unique<boost::asio::steady_timer>(
+      impl_->io, std::chrono::milliseconds(std::max<int64_t>(0, delay_ms)));
+  timer->async_wait(
+      [impl = impl_.get(), id, call = std::move(call)](const boost::system::error_code& ec) {
+        // Cancelled ones may still be called, with an error or, when they were due, without: the
+        // table decides.
+        if (ec || impl->timers.erase(id) == 0) return;
+        call();
+      });
   impl_->timers.emplace(id, std::move(timer));
   return id;
 }

@@ -61,7 +61,8 @@ Status read_config(const std::string& path, const std::vector<std::string>& give
   BP_ASSIGN(auto text, read_file(path, 64 << 10));
   boost::system::error_code ec;
   boost::json::value root = boost::json::parse(text, ec);
-  if (ec || !root.is_object()) return wrong(path, "found no JSON object; expected {\"state-dir\": \"...\"}");
+  if (ec || !root.is_object())
+    return wrong(path, "found no JSON object; expected {\"state-dir\": \"...\"}");
   for (const auto& item : root.as_object()) {
     const std::string name(item.key());
     const Member* member = std::find_if(std::begin(kMembers), std::end(kMembers),
@@ -73,7 +74,8 @@ Status read_config(const std::string& path, const std::vector<std::string>& give
     } else if (member->flag && item.value().is_bool()) {
       config->*(member->flag) = item.value().as_bool();
     } else {
-      return wrong(path, "\"" + name + "\" must be " + (member->text ? "a string" : "true or false"));
+      return wrong(path,
+                   "\"" + name + "\" must be " + (member->text ? "a string" : "true or false"));
     }
   }
   return {};
@@ -81,13 +83,17 @@ Status read_config(const std::string& path, const std::vector<std::string>& give
 
 Status fill_defaults(Config* c) {
   if (c->state_dir.empty()) c->state_dir = env("BP_STATE_DIR");
-  if (c->state_dir.empty() && !env("XDG_STATE_HOME").empty()) c->state_dir = env("XDG_STATE_HOME") + "/bp-daemon";
-  if (c->state_dir.empty() && !env("HOME").empty()) c->state_dir = env("HOME") + "/.local/state/bp-daemon";
+  if (c->state_dir.empty() && !env("XDG_STATE_HOME").empty())
+    c->state_dir = env("XDG_STATE_HOME") + "/bp-daemon";
+  if (c->state_dir.empty() && !env("HOME").empty())
+    c->state_dir = env("HOME") + "/.local/state/bp-daemon";
   if (c->state_dir.empty()) {
-    return Error{ErrorCode::kInvalidArgument, "no state folder: neither --state-dir nor HOME is set", {}};
+    return Error{
+        ErrorCode::kInvalidArgument, "no state folder: neither --state-dir nor HOME is set", {}};
   }
   if (c->run_dir.empty()) c->run_dir = env("BP_RUN_DIR");
-  if (c->run_dir.empty() && !env("XDG_RUNTIME_DIR").empty()) c->run_dir = env("XDG_RUNTIME_DIR") + "/bp-daemon";
+  if (c->run_dir.empty() && !env("XDG_RUNTIME_DIR").empty())
+    c->run_dir = env("XDG_RUNTIME_DIR") + "/bp-daemon";
   if (c->run_dir.empty()) c->run_dir = c->state_dir + "/run";
   if (c->plugin_dir.empty()) c->plugin_dir = default_plugin_dir(program_dir());
   if (c->workflow_dir.empty()) c->workflow_dir = c->plugin_dir;

@@ -14,8 +14,8 @@ struct Config {
   std::string log_level = "info", log_file;
 };
 
-/// Sets what `path` names and `is_set` (option given on the command line) does not claim. kInvalidArgument
-/// names an unknown member or a wrong type.
+/// Sets what `path` names and `is_set` (option given on the command line) does not claim.
+/// kInvalidArgument names an unknown member or a wrong type.
 Status read_config(const std::string& path, const std::vector<std::string>& given, Config* config);
 
 /// Fills in the folders that were not named, from the environment and from where this program lies.

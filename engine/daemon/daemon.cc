@@ -32,7 +32,10 @@ class SystemRandom final : public shell::Random {
 class Daemon {
  public:
   explicit Daemon(const Config& config)
-      : config_(config), executor_(io_), logs_(config.state_dir + "/logs"), signals_(io_, SIGTERM, SIGINT) {}
+      : config_(config),
+        executor_(io_),
+        logs_(config.state_dir + "/logs"),
+        signals_(io_, SIGTERM, SIGINT) {}
   Status start();
   int serve();
 
@@ -59,8 +62,9 @@ class Daemon {
 };
 
 Status Daemon::make_folders() {
-  for (const auto& path : {config_.state_dir, config_.run_dir, config_.state_dir + "/keys", config_.state_dir + "/logs",
-                           config_.state_dir + "/nodes", config_.state_dir + "/cache"}) {
+  for (const auto& path :
+       {config_.state_dir, config_.run_dir, config_.state_dir + "/keys",
+        config_.state_dir + "/logs", config_.state_dir + "/nodes", config_.state_dir + "/cache"}) {
     BP_TRY(make_dirs(path, 0700));
   }
   return {};
@@ -82,7 +86,8 @@ Result<shell::Settings> Daemon::make_settings() {
   s.exact = config_.exact;
   s.embedded = config_.embedded;
   BP_ASSIGN(s.workflows, load_workflows(config_.workflow_dir));
-  BP_ASSIGN(s.secrets_key, shell::load_or_make_secrets_key(config_.state_dir + "/keys/secrets.key"));
+  BP_ASSIGN(s.secrets_key,
+            shell::load_or_make_secrets_key(config_.state_dir + "/keys/secrets.key"));
   return s;
 }
 
@@ -99,10 +104,12 @@ Status Daemon::start() {
       executor_, TransportOptions{"ipc://" + config_.run_dir + "/client.sock", stage_endpoint,
                                   config_.state_dir + "/node_endpoint", std::move(keys)});
   processes_ = std::make_unique<RealProcesses>(
-      io_, ProcessesOptions{settings.bin_dir, config_.plugin_dir, config_.run_dir, config_.state_dir + "/logs",
-                            config_.log_level, stage_endpoint});
+      io_, ProcessesOptions{settings.bin_dir, config_.plugin_dir, config_.run_dir,
+                            config_.state_dir + "/logs", config_.log_level, stage_endpoint});
   BP_TRY(transport_->open(
-      [this](shell::Channel c, const bus::Peer& p, const std::string& m) { shell_->on_message(c, p, m); },
+      [this](shell::Channel c, const bus::Peer& p, const std::string& m) {
+        shell_->on_message(c, p, m);
+      },
       [this](shell::Channel c, const std::string& id) { shell_->on_unreachable(c, id); }));
   settings.node_endpoint = transport_->node_endpoint();
 
@@ -114,7 +121,8 @@ Status Daemon::start() {
   hooks.shutdown = [this] { end(kExitOk, "a client asked for it"); };
   hooks.machine_findings = [settings] { return check_machine(settings); };
   shell_ = std::make_unique<shell::Shell>(
-      shell::World{executor_, clock_, random_, *store_, *transport_, *processes_, logs_}, settings, std::move(hooks));
+      shell::World{executor_, clock_, random_, *store_, *transport_, *processes_, logs_}, settings,
+      std::move(hooks));
   BP_TRY(shell_->start());
   write_identity();
   return transport_->open_clients();
@@ -123,9 +131,10 @@ Status Daemon::start() {
 void Daemon::write_identity() {
   auto self = process_identity(::getpid());
   if (!self.ok()) return;
-  Status written = write_file_atomic(config_.state_dir + "/daemon.pid",
-                                     std::to_string(self->pid) + " " + std::to_string(self->start_ticks) + " " +
-                                         self->boot_id + "\n");
+  Status written =
+      write_file_atomic(config_.state_dir + "/daemon.pid", std::to_string(self->pid) + " " +
+                                                               std::to_string(self->start_ticks) +
+                                                               " " + self->boot_id + "\n");
   if (!written.ok()) BP_LOG(warn, "pid_file.not_written", "{}", written.error().message);
 }
 
@@ -147,8 +156,9 @@ int Daemon::serve() {
   signals_.async_wait([this](const boost::system::error_code& ec, int signal) {
     if (!ec) end(kExitOk, signal == SIGTERM ? "SIGTERM" : "SIGINT");
   });
-  BP_LOG(info, "daemon.ready", "version={} state_dir={} run_dir={} nodes={} provider={} device={}", build_id(),
-         config_.state_dir, config_.run_dir, transport_->node_endpoint(), config_.provider, config_.device);
+  BP_LOG(info, "daemon.ready", "version={} state_dir={} run_dir={} nodes={} provider={} device={}",
+         build_id(), config_.state_dir, config_.run_dir, transport_->node_endpoint(),
+         config_.provider, config_.device);
   notify_systemd("READY=1");
   if (watchdog_ms() > 0) feed_watchdog();
   io_.run();
@@ -156,7 +166,8 @@ int Daemon::serve() {
   transport_.reset();
   store_.reset();
   shell_.reset();
-  for (const auto& path : {config_.state_dir + "/daemon.pid", config_.run_dir + "/client.sock", config_.run_dir + "/stage.sock"}) {
+  for (const auto& path : {config_.state_dir + "/daemon.pid", config_.run_dir + "/client.sock",
+                           config_.run_dir + "/stage.sock"}) {
     ::unlink(path.c_str());
   }
   BP_LOG(info, "daemon.stopped", "status={}", status_);

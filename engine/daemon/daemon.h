@@ -5,8 +5,8 @@
 namespace bp::daemon {
 
 inline constexpr int kExitOk = 0;
-inline constexpr int kExitFailed = 1;      // could not start
-inline constexpr int kExitJournal = 74;    // the journal is unusable (EX_IOERR)
+inline constexpr int kExitFailed = 1;    // could not start
+inline constexpr int kExitJournal = 74;  // the journal is unusable (EX_IOERR)
 
 /// Blocks until SIGTERM, SIGINT, a client's shutdown, or a fatal error. Leaves deployments running.
 int run(const Config& config);

@@ -17,7 +17,8 @@ bool plain(const std::string& name) {
 }
 }  // namespace
 
-void FileLogs::append(const std::string& run_id, const std::string& stage, const std::string& line) {
+void FileLogs::append(const std::string& run_id, const std::string& stage,
+                      const std::string& line) {
   if (!plain(run_id) || !plain(stage)) return;
   std::string text = line;
   std::replace(text.begin(), text.end(), '\n', ' ');
@@ -27,16 +28,18 @@ void FileLogs::append(const std::string& run_id, const std::string& stage, const
   if (!fd && errno == ENOENT && make_dirs(folder).ok()) {
     fd = Fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600));
   }
-  struct stat st{};
+  struct stat st {};
   if (!fd || ::fstat(fd.get(), &st) != 0) {
     BP_LOG(warn, "log.not_written", "path={} errno={}", path, errno);
     return;
   }
   if (static_cast<uint64_t>(st.st_size) >= kFileBytesMax) return;
-  if (::write(fd.get(), text.data(), text.size()) < 0) BP_LOG(warn, "log.not_written", "path={} errno={}", path, errno);
+  if (::write(fd.get(), text.data(), text.size()) < 0)
+    BP_LOG(warn, "log.not_written", "path={} errno={}", path, errno);
 }
 
-std::string FileLogs::read(const std::string& run_id, const std::string& stage, uint64_t offset, size_t max_bytes) {
+std::string FileLogs::read(const std::string& run_id, const std::string& stage, uint64_t offset,
+                           size_t max_bytes) {
   if (!plain(run_id) || !plain(stage)) return {};
   Fd fd(::open((folder_ + "/" + run_id + "/" + stage + ".log").c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return {};

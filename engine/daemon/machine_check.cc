@@ -1,10 +1,9 @@
 #include "engine/daemon/machine_check.h"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
-
-#include <fmt/format.h>
 
 #include <set>
 #include <thread>
@@ -19,7 +18,8 @@ constexpr uint64_t kDiskLow = 2 * kGib, kMemoryLow = 1 * kGib, kShmLow = 64ull <
 
 struct Report {
   std::vector<v1::DoctorFinding> out;
-  void add(bool good, const char* bad_level, const char* check, std::string text, std::string remedy) {
+  void add(bool good, const char* bad_level, const char* check, std::string text,
+           std::string remedy) {
     auto& f = out.emplace_back();
     f.set_level(good ? "ok" : bad_level);
     f.set_check(check);
@@ -29,19 +29,22 @@ struct Report {
 };
 
 uint64_t free_bytes(const std::string& path) {
-  struct statvfs s{};
+  struct statvfs s {};
   return ::statvfs(path.c_str(), &s) == 0 ? uint64_t{s.f_bavail} * s.f_frsize : 0;
 }
 
 void check_files(const shell::Settings& s, Report* r) {
-  struct stat st{};
-  const bool is_private = ::stat(s.state_dir.c_str(), &st) == 0 && (st.st_mode & 0077) == 0 && st.st_uid == ::getuid();
-  r->add(is_private, "error", "state folder", s.state_dir + (is_private ? " is private" : " can be read by others"),
+  struct stat st {};
+  const bool is_private =
+      ::stat(s.state_dir.c_str(), &st) == 0 && (st.st_mode & 0077) == 0 && st.st_uid == ::getuid();
+  r->add(is_private, "error", "state folder",
+         s.state_dir + (is_private ? " is private" : " can be read by others"),
          "chmod 0700 " + s.state_dir);
   for (const char* program : {"bp-stage-host", "bp-node", "bp-head", "bp-rank"}) {
     const std::string path = s.bin_dir + "/" + program;
     const bool there = ::access(path.c_str(), X_OK) == 0;
-    r->add(there, "error", "program", path + (there ? "" : " is missing"), "Install or build all programs");
+    r->add(there, "error", "program", path + (there ? "" : " is missing"),
+           "Install or build all programs");
   }
   std::set<std::string> plugins;
   for (const auto& [name, w] : s.workflows) {
@@ -50,7 +53,8 @@ void check_files(const shell::Settings& s, Report* r) {
   for (const auto& plugin : plugins) {
     const std::string path = s.plugin_dir + "/" + plugin + ".so";
     const bool there = ::access(path.c_str(), R_OK) == 0;
-    r->add(there, "error", "plugin", path + (there ? "" : " is missing"), "Install it, or name its folder with --plugin-dir");
+    r->add(there, "error", "plugin", path + (there ? "" : " is missing"),
+           "Install it, or name its folder with --plugin-dir");
   }
 }
 
@@ -59,17 +63,21 @@ void check_files(const shell::Settings& s, Report* r) {
 std::vector<v1::DoctorFinding> check_machine(const shell::Settings& s) {
   Report r;
   const uint64_t disk = free_bytes(s.state_dir), shm = free_bytes("/dev/shm");
-  r.add(disk >= kDiskLow, "warn", "disk", fmt::format("{:.1f} GiB free in {}", double(disk) / kGib, s.state_dir),
+  r.add(disk >= kDiskLow, "warn", "disk",
+        fmt::format("{:.1f} GiB free in {}", double(disk) / kGib, s.state_dir),
         "Free space there, or choose another --state-dir");
-  r.add(shm >= kShmLow, "warn", "shared memory", fmt::format("{:.2f} GiB free in /dev/shm", double(shm) / kGib),
+  r.add(shm >= kShmLow, "warn", "shared memory",
+        fmt::format("{:.2f} GiB free in /dev/shm", double(shm) / kGib),
         "Enlarge /dev/shm: ranks of one node exchange data through shared memory");
   const uint64_t memory = uint64_t(::sysconf(_SC_AVPHYS_PAGES)) * uint64_t(::sysconf(_SC_PAGESIZE));
-  r.add(memory >= kMemoryLow, "warn", "memory", fmt::format("{:.1f} GiB of memory unused", double(memory) / kGib),
+  r.add(memory >= kMemoryLow, "warn", "memory",
+        fmt::format("{:.1f} GiB of memory unused", double(memory) / kGib),
         "End other programs, or deploy a smaller model");
   r.add(true, "warn", "cores", fmt::format("{} cores", std::thread::hardware_concurrency()), {});
   auto self = process_identity(::getpid());
   const bool pidfd = self.ok() && process_watch(*self).ok();
-  r.add(pidfd, "error", "kernel", pidfd ? "processes can be watched by descriptor" : "pidfd_open does not work",
+  r.add(pidfd, "error", "kernel",
+        pidfd ? "processes can be watched by descriptor" : "pidfd_open does not work",
         "Linux 5.3 or newer is needed, with pidfd_open allowed");
   check_files(s, &r);
   return std::move(r.out);

@@ -31,13 +31,15 @@ int main(int argc, char** argv) {
   app.add_option("--state-dir", config.state_dir, "journal, keys, logs, nodes, weight cache");
   app.add_option("--run-dir", config.run_dir, "sockets");
   app.add_option("--plugin-dir", config.plugin_dir, "stage plugins (*.so)");
-  app.add_option("--workflow-dir", config.workflow_dir, "workflows (*.json); default: the plugins' folder");
+  app.add_option("--workflow-dir", config.workflow_dir,
+                 "workflows (*.json); default: the plugins' folder");
   app.add_option("--provider", config.provider, "what makes nodes: local");
   app.add_option("--device", config.device, "what computes: cpu");
   app.add_option("--log-level", config.log_level, "trace, debug, info, warn, error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
   app.add_option("--log-file", config.log_file, "instead of standard error");
-  app.add_flag("--allow-private-stores", config.allow_private_stores, "allow object stores on loopback and private networks");
+  app.add_flag("--allow-private-stores", config.allow_private_stores,
+               "allow object stores on loopback and private networks");
   app.add_flag("--exact", config.exact, "FP32 activations, for comparison with references");
   app.add_flag("--embedded", config.embedded, "started by bp for one user: a client may end it");
   try {

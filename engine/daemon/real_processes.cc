@@ -20,12 +20,14 @@ std::string reap(pid_t pid) {
   int status = 0;
   if (::waitpid(pid, &status, WNOHANG) != pid) return "it ended";
   if (WIFSIGNALED(status)) {
-    return "killed by signal " + std::to_string(WTERMSIG(status)) + " (" + strsignal(WTERMSIG(status)) + ")";
+    return "killed by signal " + std::to_string(WTERMSIG(status)) + " (" +
+           strsignal(WTERMSIG(status)) + ")";
   }
   return "exited with status " + std::to_string(WEXITSTATUS(status));
 }
 
-bool holds_argument(const std::string& cmdline, const std::string& option, const std::string& value) {
+bool holds_argument(const std::string& cmdline, const std::string& option,
+                    const std::string& value) {
   const std::string wanted = option + '\0' + value + '\0';
   return cmdline.find('\0' + wanted) != std::string::npos;
 }
@@ -46,11 +48,13 @@ Result<ProcessId> RealProcesses::spawn_host(const shell::HostSpec& spec) {
   const auto& o = impl_->options;
   const std::string plugin = o.plugin_dir + "/" + spec.plugin + ".so";
   if (::access(plugin.c_str(), R_OK) != 0) {
-    return Error{ErrorCode::kNotFound, "no plugin " + plugin, "Install it, or name its folder with --plugin-dir"};
+    return Error{ErrorCode::kNotFound, "no plugin " + plugin,
+                 "Install it, or name its folder with --plugin-dir"};
   }
   SpawnOptions s;
   s.program = o.bin_dir + "/bp-stage-host";
-  s.args = {"--plugin", plugin, "--endpoint", o.stage_endpoint, "--host-id", spec.host_id, "--log-level", o.log_level};
+  s.args = {"--plugin",  plugin,       "--endpoint",  o.stage_endpoint,
+            "--host-id", spec.host_id, "--log-level", o.log_level};
   s.log_file = o.log_dir + "/stage-hosts.log";
   s.work_dir = o.run_dir;
   return process_spawn(s);
@@ -82,11 +86,13 @@ void RealProcesses::watch(const ProcessId& id, std::function<void(std::string ho
     boost::asio::post(impl_->io, [pid = id.pid, gone = std::move(gone)] { gone(reap(pid)); });
     return;
   }
-  auto descriptor = std::make_shared<boost::asio::posix::stream_descriptor>(impl_->io, fd->release());
-  descriptor->async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                         [descriptor, pid = id.pid, gone = std::move(gone)](const boost::system::error_code& ec) {
-                           if (!ec) gone(reap(pid));
-                         });
+  auto descriptor =
+      std::make_shared<boost::asio::posix::stream_descriptor>(impl_->io, fd->release());
+  descriptor->async_wait(
+      boost::asio::posix::stream_descriptor::wait_read,
+      [descriptor, pid = id.pid, gone = std::move(gone)](const boost::system::error_code& ec) {
+        if (!ec) gone(reap(pid));
+      });
 }
 
 }  // namespace bp::daemon

@@ -4,7 +4,9 @@
 
 #include "engine/shell/world.h"
 
-namespace boost::asio { class io_context; }
+namespace boost::asio {
+class io_context;
+}
 
 namespace bp::daemon {
 

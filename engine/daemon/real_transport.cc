@@ -17,8 +17,9 @@ Status RealTransport::open(OnMessage on_message, OnUnreachable on_unreachable) {
   on_message_ = std::move(on_message);
   on_unreachable_ = std::move(on_unreachable);
   BP_ASSIGN(context_, bus::Context::start());
-  BP_ASSIGN(sockets_, bus::SocketThread::start(
-                          *context_, [this](std::function<void()> f) { executor_.post(std::move(f)); }));
+  BP_ASSIGN(sockets_, bus::SocketThread::start(*context_, [this](std::function<void()> f) {
+              executor_.post(std::move(f));
+            }));
   BP_TRY(listen(shell::Channel::kStages, {options_.stage_endpoint, {}, {}}, nullptr));
   return listen_nodes();
 }
@@ -27,7 +28,8 @@ Status RealTransport::open_clients() {
   return listen(shell::Channel::kClients, {options_.client_endpoint, {}, {}}, nullptr);
 }
 
-Status RealTransport::listen(shell::Channel channel, bus::ListenOptions options, std::string* endpoint) {
+Status RealTransport::listen(shell::Channel channel, bus::ListenOptions options,
+                             std::string* endpoint) {
   auto listening = sockets_->listen(
       std::move(options),
       [this, channel](bus::Incoming m) { on_message_(channel, m.peer, m.payload); },
@@ -56,16 +58,19 @@ Status RealTransport::listen_nodes() {
   if (before.starts_with("tcp://127.0.0.1:")) {
     options.endpoint = before;
     bound = listen(shell::Channel::kNodes, options, &node_endpoint_);
-    if (!bound.ok()) BP_LOG(warn, "node_endpoint.busy", "endpoint={} why={}", before, bound.error().message);
+    if (!bound.ok())
+      BP_LOG(warn, "node_endpoint.busy", "endpoint={} why={}", before, bound.error().message);
   }
   if (!bound.ok()) {
     options.endpoint = "tcp://127.0.0.1:0";
     BP_TRY(listen(shell::Channel::kNodes, options, &node_endpoint_));
   }
-  return write_file_atomic(options_.node_endpoint_file, node_endpoint_ + "\n" + options_.keys.public_key + "\n");
+  return write_file_atomic(options_.node_endpoint_file,
+                           node_endpoint_ + "\n" + options_.keys.public_key + "\n");
 }
 
-void RealTransport::send(shell::Channel channel, const std::string& routing_id, std::string payload) {
+void RealTransport::send(shell::Channel channel, const std::string& routing_id,
+                         std::string payload) {
   auto it = ids_.find(channel);
   if (it != ids_.end()) sockets_->send(it->second, routing_id, std::move(payload));
 }

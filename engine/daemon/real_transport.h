@@ -1,4 +1,5 @@
-// The daemon's three listening sockets: clients and stage hosts over ipc, nodes over loopback TCP with CURVE.
+// The daemon's three listening sockets: clients and stage hosts over ipc, nodes over loopback TCP
+// with CURVE.
 #pragma once
 #include <functional>
 #include <map>
@@ -13,7 +14,8 @@ namespace bp::daemon {
 
 struct TransportOptions {
   std::string client_endpoint, stage_endpoint;
-  std::string node_endpoint_file;   // two lines: endpoint, public key; the port is kept over restarts
+  std::string
+      node_endpoint_file;  // two lines: endpoint, public key; the port is kept over restarts
   bus::KeyPair keys;
 };
 
@@ -24,7 +26,8 @@ class RealTransport final : public shell::Transport {
   using OnMessage = std::function<void(shell::Channel, const bus::Peer&, const std::string&)>;
   using OnUnreachable = std::function<void(shell::Channel, const std::string& routing_id)>;
 
-  /// Chooses the nodes' endpoint (the one on file while it is free) and opens that socket and the stages'.
+  /// Chooses the nodes' endpoint (the one on file while it is free) and opens that socket and the
+  /// stages'.
   Status open(OnMessage on_message, OnUnreachable on_unreachable);
   /// The clients' socket comes last: who reaches it finds a daemon that has recovered.
   Status open_clients();

@@ -1,4 +1,5 @@
-// What ties a daemon to its host: one per state folder, its identity on disk, systemd's notifications.
+// What ties a daemon to its host: one per state folder, its identity on disk, systemd's
+// notifications.
 #pragma once
 #include <string>
 

@@ -19,7 +19,8 @@ Result<v1::WorkflowDefinition> load(const std::string& path) {
   if (!status.ok()) {
     return Error{ErrorCode::kInvalidArgument, path + ": " + std::string(status.message()), {}};
   }
-  if (w.name().empty()) return Error{ErrorCode::kInvalidArgument, path + ": the workflow has no name", {}};
+  if (w.name().empty())
+    return Error{ErrorCode::kInvalidArgument, path + ": the workflow has no name", {}};
   // Names become file names.
   for (const auto& s : w.stages()) {
     for (const std::string& name : {s.name(), s.plugin()}) {
@@ -27,8 +28,11 @@ Result<v1::WorkflowDefinition> load(const std::string& path) {
         return std::isalnum(c) || c == '_' || c == '-';
       });
       if (name.empty() || name.size() > 64 || !plain) {
-        return Error{ErrorCode::kInvalidArgument,
-                     path + ": stage and plugin names have 1 to 64 letters, digits, _ and -; found \"" + name + "\"", {}};
+        return Error{
+            ErrorCode::kInvalidArgument,
+            path + ": stage and plugin names have 1 to 64 letters, digits, _ and -; found \"" +
+                name + "\"",
+            {}};
       }
     }
   }
@@ -52,7 +56,9 @@ Result<std::map<std::string, v1::WorkflowDefinition>> load_workflows(const std::
     BP_ASSIGN(auto w, load(file));
     const std::string name = w.name();
     if (!out.emplace(name, std::move(w)).second) {
-      return Error{ErrorCode::kInvalidArgument, file + ": another file has workflow \"" + name + "\" already", {}};
+      return Error{ErrorCode::kInvalidArgument,
+                   file + ": another file has workflow \"" + name + "\" already",
+                   {}};
     }
   }
   if (!out.count("default")) {

@@ -8,7 +8,8 @@
 
 namespace bp::daemon {
 
-/// By the definition's own name. kInvalidArgument names file and fault; kNotFound: no "default" among them.
+/// By the definition's own name. kInvalidArgument names file and fault; kNotFound: no "default"
+/// among them.
 Result<std::map<std::string, v1::WorkflowDefinition>> load_workflows(const std::string& folder);
 
 }  // namespace bp::daemon

@@ -12,8 +12,14 @@ constexpr size_t kStreamsMax = 1'000;
 
 ClientApi::ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts,
                      NodeRegistry& nodes, const SecretBox& box, Hooks hooks)
-    : world_(world), settings_(settings), conductor_(conductor), hosts_(hosts), nodes_(nodes), box_(box),
-      hooks_(std::move(hooks)), started_wall_ms_(world.clock.wall_ms()) {}
+    : world_(world),
+      settings_(settings),
+      conductor_(conductor),
+      hosts_(hosts),
+      nodes_(nodes),
+      box_(box),
+      hooks_(std::move(hooks)),
+      started_wall_ms_(world.clock.wall_ms()) {}
 
 ClientApi::~ClientApi() {
   *alive_ = false;
@@ -35,24 +41,38 @@ void ClientApi::fail(const Asker& to, const Error& e) {
 void ClientApi::on_request(const bus::Peer& peer, const v1::ClientRequest& m) {
   const Asker to{peer.routing_id, m.request_id()};
   if (m.protocol() != kControlProtocol && m.what_case() != v1::ClientRequest::kPing) {
-    return fail(to, Error{ErrorCode::kProtocol, "client speaks protocol " + std::to_string(m.protocol()) +
-                                                    ", this daemon " + std::to_string(kControlProtocol), {}});
+    return fail(to, Error{ErrorCode::kProtocol,
+                          "client speaks protocol " + std::to_string(m.protocol()) +
+                              ", this daemon " + std::to_string(kControlProtocol),
+                          {}});
   }
   switch (m.what_case()) {
-    case v1::ClientRequest::kPing: return ping(to);
-    case v1::ClientRequest::kSubmit: return submit(to, peer, m.submit());
-    case v1::ClientRequest::kPlan: return plan(to, m.plan());
-    case v1::ClientRequest::kList: return list(to, m.list());
-    case v1::ClientRequest::kShow: return show(to, m.show());
-    case v1::ClientRequest::kWatch: return watch(to, m.watch());
-    case v1::ClientRequest::kLogs: return logs(to, m.logs());
-    case v1::ClientRequest::kCancel: return cancel(to, peer, m.cancel());
-    case v1::ClientRequest::kRetry: return retry(to, peer, m.retry());
-    case v1::ClientRequest::kStop: return stop(to, peer, m.stop());
-    case v1::ClientRequest::kDoctor: return doctor(to, m.doctor());
+    case v1::ClientRequest::kPing:
+      return ping(to);
+    case v1::ClientRequest::kSubmit:
+      return submit(to, peer, m.submit());
+    case v1::ClientRequest::kPlan:
+      return plan(to, m.plan());
+    case v1::ClientRequest::kList:
+      return list(to, m.list());
+    case v1::ClientRequest::kShow:
+      return show(to, m.show());
+    case v1::ClientRequest::kWatch:
+      return watch(to, m.watch());
+    case v1::ClientRequest::kLogs:
+      return logs(to, m.logs());
+    case v1::ClientRequest::kCancel:
+      return cancel(to, peer, m.cancel());
+    case v1::ClientRequest::kRetry:
+      return retry(to, peer, m.retry());
+    case v1::ClientRequest::kStop:
+      return stop(to, peer, m.stop());
+    case v1::ClientRequest::kDoctor:
+      return doctor(to, m.doctor());
     case v1::ClientRequest::kShutdown: {
       if (!settings_.embedded) {
-        return fail(to, Error{ErrorCode::kConflict, "this daemon runs as a service", "Use systemctl stop bp-daemon"});
+        return fail(to, Error{ErrorCode::kConflict, "this daemon runs as a service",
+                              "Use systemctl stop bp-daemon"});
       }
       v1::ClientReply r;
       r.mutable_accepted();
@@ -60,7 +80,9 @@ void ClientApi::on_request(const bus::Peer& peer, const v1::ClientRequest& m) {
       return hooks_.shutdown();
     }
     default:
-      return fail(to, Error{ErrorCode::kProtocol, "the request asks for nothing that this daemon knows", {}});
+      return fail(
+          to,
+          Error{ErrorCode::kProtocol, "the request asks for nothing that this daemon knows", {}});
   }
 }
 
@@ -77,9 +99,10 @@ void ClientApi::ping(const Asker& to) {
 }
 
 v1::RunView ClientApi::view_of(const core::RunState& run) {
-  return make_view(ViewInputs{run, nodes_.nodes_of(run.run_id),
-                              [&](const core::StageKey& key) { return hosts_.progress(run.run_id, key); },
-                              world_.clock.boot_ms()});
+  return make_view(
+      ViewInputs{run, nodes_.nodes_of(run.run_id),
+                 [&](const core::StageKey& key) { return hosts_.progress(run.run_id, key); },
+                 world_.clock.boot_ms()});
 }
 
 Result<core::RunState> ClientApi::load(const std::string& id_or_name) {
@@ -96,7 +119,8 @@ Result<v1::RunView> ClientApi::view(const std::string& id_or_name) {
 
 void ClientApi::list(const Asker& to, const v1::ListRuns& m) {
   conductor_.after_durable([this, to, m] {
-    auto rows = world_.store.list_runs(m.all(), m.limit() == 0 ? 1000 : std::min(m.limit(), 10'000u));
+    auto rows =
+        world_.store.list_runs(m.all(), m.limit() == 0 ? 1000 : std::min(m.limit(), 10'000u));
     if (!rows.ok()) return fail(to, rows.error());
     v1::ClientReply r;
     auto* runs = r.mutable_list();
@@ -123,7 +147,9 @@ void ClientApi::watch(const Asker& to, const v1::WatchRun& m) {
     auto v = view(m.id());
     if (!v.ok()) return fail(to, v.error());
     if (watches_.size() >= kStreamsMax) {
-      return fail(to, Error{ErrorCode::kUnavailable, "too many watchers (" + std::to_string(kStreamsMax) + ")", {}});
+      return fail(to, Error{ErrorCode::kUnavailable,
+                            "too many watchers (" + std::to_string(kStreamsMax) + ")",
+                            {}});
     }
     Watch w{v->id(), m.until_ready(), 0};
     if (!tell_watch(to, w)) watches_[to] = w;

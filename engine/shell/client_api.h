@@ -1,5 +1,5 @@
-// ClientApi: control.proto. Every answer shows only what is durable. Streams (watch, logs) end with a reply
-// that has `final`, when their client is gone, or when the run is. Thread: the executor's.
+// ClientApi: control.proto. Every answer shows only what is durable. Streams (watch, logs) end with
+// a reply that has `final`, when their client is gone, or when the run is. Thread: the executor's.
 #pragma once
 #include <functional>
 #include <map>
@@ -25,8 +25,8 @@ class ClientApi {
     /// Checks of the machine, each a finding; from the daemon.
     std::function<std::vector<v1::DoctorFinding>()> machine_findings;
   };
-  ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts, NodeRegistry& nodes,
-            const SecretBox& box, Hooks hooks);
+  ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts,
+            NodeRegistry& nodes, const SecretBox& box, Hooks hooks);
   ~ClientApi();
 
   void on_request(const bus::Peer& peer, const v1::ClientRequest& request);
@@ -37,8 +37,16 @@ class ClientApi {
   void unreachable(const std::string& routing_id);
 
  private:
-  struct Asker { std::string routing_id; uint64_t request_id = 0; auto operator<=>(const Asker&) const = default; };
-  struct Watch { std::string run_id; bool until_ready = false; uint64_t last_event = 0; };
+  struct Asker {
+    std::string routing_id;
+    uint64_t request_id = 0;
+    auto operator<=>(const Asker&) const = default;
+  };
+  struct Watch {
+    std::string run_id;
+    bool until_ready = false;
+    uint64_t last_event = 0;
+  };
   struct Tail {
     std::string run_id, stage, node_id, process_key;
     bool follow = false;
@@ -84,7 +92,7 @@ class ClientApi {
   Hooks hooks_;
   std::map<Asker, Watch> watches_;
   std::map<Asker, Tail> tails_;
-  std::map<std::string, Executor::TimerId> soon_;   // runs whose watchers are told after a pause
+  std::map<std::string, Executor::TimerId> soon_;  // runs whose watchers are told after a pause
   int64_t started_wall_ms_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -1,4 +1,5 @@
-// cancel, retry, stop: each idempotent by the state that it leads to, and by its key where it is not.
+// cancel, retry, stop: each idempotent by the state that it leads to, and by its key where it is
+// not.
 #include "engine/base/limits.h"
 #include "engine/shell/client_api.h"
 #include "engine/shell/view.h"
@@ -23,7 +24,9 @@ void ClientApi::cancel(const Asker& to, const bus::Peer& peer, const v1::CancelR
       auto ended = load(m.id());
       if (!ended.ok()) return fail(to, ended.error());
       if (ended->state == v1::RUN_STATE_CANCELLED) return accept(to, ended->run_id);
-      return fail(to, Error{ErrorCode::kConflict, ended->name + " has ended: " + state_text(ended->state), {}});
+      return fail(
+          to,
+          Error{ErrorCode::kConflict, ended->name + " has ended: " + state_text(ended->state), {}});
     }
     v1::Event event;
     event.mutable_cancel_requested()->set_by(user);
@@ -65,19 +68,23 @@ void ClientApi::retry(const Asker& to, const bus::Peer& peer, const v1::RetryRun
       if (!ended.ok()) return fail(to, ended.error());
       id = ended->run_id;
       if (const auto* other = conductor_.find_live(ended->name)) {
-        return fail(to, Error{ErrorCode::kAlreadyExists, "deployment " + ended->name + " runs as " + other->run_id, {}});
+        return fail(to, Error{ErrorCode::kAlreadyExists,
+                              "deployment " + ended->name + " runs as " + other->run_id,
+                              {}});
       }
     }
     if (m.idempotency_key().size() > limits::kNameBytes) {
       return fail(to, Error{ErrorCode::kInvalidArgument, "the idempotency key is too long", {}});
     }
-    if (!m.idempotency_key().empty() && conductor_.meta(kRetryKey + id) == m.idempotency_key()) return accept(to, id);
+    if (!m.idempotency_key().empty() && conductor_.meta(kRetryKey + id) == m.idempotency_key())
+      return accept(to, id);
     if (Status revived = conductor_.revive(id); !revived.ok()) return fail(to, revived.error());
     v1::Event event;
     event.mutable_retry_requested()->set_by(user);
     Extra extra;
     if (!m.idempotency_key().empty()) extra.meta[kRetryKey + id] = m.idempotency_key();
-    Status fed = conductor_.feed(id, std::move(event), [this, to, id] { accept(to, id); }, std::move(extra));
+    Status fed = conductor_.feed(
+        id, std::move(event), [this, to, id] { accept(to, id); }, std::move(extra));
     if (fed.ok()) return;
     conductor_.forget(id);
     fail(to, fed.error());

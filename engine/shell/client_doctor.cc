@@ -1,12 +1,13 @@
-// doctor: the machine, the journal and every live deployment, each finding with what to do about it.
+// doctor: the machine, the journal and every live deployment, each finding with what to do about
+// it.
 #include "engine/shell/client_api.h"
 #include "engine/shell/view.h"
 #include "engine/shell/wire.h"
 
 namespace bp::shell {
 namespace {
-v1::DoctorFinding finding(const char* level, const char* check, std::string text, std::string remedy = {},
-                          std::string run_id = {}) {
+v1::DoctorFinding finding(const char* level, const char* check, std::string text,
+                          std::string remedy = {}, std::string run_id = {}) {
   v1::DoctorFinding f;
   f.set_level(level);
   f.set_check(check);
@@ -33,15 +34,18 @@ std::vector<std::string> ClientApi::replay() {
       more = events->size() == kEventsPage;
       for (const auto& row : *events) {
         v1::Event event;
-        if (!event.ParseFromString(row.body)) wrong.push_back("run " + id + ": event " + std::to_string(row.run_seq) + " does not parse");
-        else (void)core::apply(again, event);
+        if (!event.ParseFromString(row.body))
+          wrong.push_back("run " + id + ": event " + std::to_string(row.run_seq) +
+                          " does not parse");
+        else
+          (void)core::apply(again, event);
         after = row.run_seq;
       }
     }
     if (again.state != run.state || again.epoch_counter != run.epoch_counter) {
       wrong.push_back("run " + id + ": replay gives " + state_text(again.state) + " at epoch " +
-                      std::to_string(again.epoch_counter) + ", the journal says " + state_text(run.state) +
-                      " at " + std::to_string(run.epoch_counter));
+                      std::to_string(again.epoch_counter) + ", the journal says " +
+                      state_text(run.state) + " at " + std::to_string(run.epoch_counter));
     }
     for (const auto& [key, stage] : run.stages) {
       auto it = again.stages.find(key);
@@ -59,31 +63,41 @@ void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
     if (hooks_.machine_findings) all = hooks_.machine_findings();
     auto violations = world_.store.check();
     if (!violations.ok()) {
-      all.push_back(finding("error", "journal", violations.error().message, std::string(violations.error().what_to_do())));
+      all.push_back(finding("error", "journal", violations.error().message,
+                            std::string(violations.error().what_to_do())));
     } else if (violations->empty()) {
       all.push_back(finding("ok", "journal", "all invariants hold"));
     } else {
       for (const auto& v : *violations) {
-        all.push_back(finding("error", "journal", v, "Keep a copy of the state folder and report this"));
+        all.push_back(
+            finding("error", "journal", v, "Keep a copy of the state folder and report this"));
       }
     }
     if (m.replay()) {
       auto wrong = replay();
-      if (wrong.empty()) all.push_back(finding("ok", "replay", "events lead to the state on record"));
-      for (const auto& w : wrong) all.push_back(finding("error", "replay", w, "Keep a copy of the state folder and report this"));
+      if (wrong.empty())
+        all.push_back(finding("ok", "replay", "events lead to the state on record"));
+      for (const auto& w : wrong)
+        all.push_back(
+            finding("error", "replay", w, "Keep a copy of the state folder and report this"));
     }
     for (const auto& [id, run] : conductor_.runs()) {
       const char* level = run.state == v1::RUN_STATE_SERVING ? "ok" : "warn";
       if (run.state == v1::RUN_STATE_NEEDS_HUMAN) level = "error";
       std::string remedy = run.state == v1::RUN_STATE_NEEDS_HUMAN
-                               ? std::string(error_remedy(ErrorCode::kNeedsHuman)) : std::string();
-      all.push_back(finding(level, "deployment", run.name + " is " + state_text(run.state) + ". " +
-                                                     core::who_must_act_next(run), remedy, id));
+                               ? std::string(error_remedy(ErrorCode::kNeedsHuman))
+                               : std::string();
+      all.push_back(
+          finding(level, "deployment",
+                  run.name + " is " + state_text(run.state) + ". " + core::who_must_act_next(run),
+                  remedy, id));
       for (const Node* node : nodes_.nodes_of(id)) {
         if (node->state != NodeState::kUp) {
-          all.push_back(finding("warn", "node", "node " + node->node_id + " of " + run.name +
-                                                    (node->state == NodeState::kLost ? " is lost" : " has not connected"),
-                                "See STATE_DIR/nodes/" + node->node_id + "; the running stage replaces it", id));
+          all.push_back(finding(
+              "warn", "node",
+              "node " + node->node_id + " of " + run.name +
+                  (node->state == NodeState::kLost ? " is lost" : " has not connected"),
+              "See STATE_DIR/nodes/" + node->node_id + "; the running stage replaces it", id));
         }
       }
     }

@@ -15,7 +15,9 @@ constexpr size_t kLineBytes = 16 << 10;
 
 void ClientApi::logs(const Asker& to, const v1::ReadStageLog& m) {
   if (tails_.size() >= kTailsMax) {
-    return fail(to, Error{ErrorCode::kUnavailable, "too many readers of logs (" + std::to_string(kTailsMax) + ")", {}});
+    return fail(to, Error{ErrorCode::kUnavailable,
+                          "too many readers of logs (" + std::to_string(kTailsMax) + ")",
+                          {}});
   }
   core::RunState loaded;
   const core::RunState* run = conductor_.find_live(m.id());
@@ -33,7 +35,9 @@ void ClientApi::logs(const Asker& to, const v1::ReadStageLog& m) {
       if (node->processes.count(m.process_key())) tail.node_id = node->node_id;
     }
     if (tail.node_id.empty()) {
-      return fail(to, Error{ErrorCode::kNotFound, "no process " + m.process_key() + " in " + run->name, {}});
+      return fail(
+          to,
+          Error{ErrorCode::kNotFound, "no process " + m.process_key() + " in " + run->name, {}});
     }
     tail.process_key = m.process_key();
     tails_[to] = tail;
@@ -137,7 +141,8 @@ void ClientApi::on_node_log(const Asker& to, const v1::NodeCommandReply& answer)
     return reply(to, std::move(r));
   }
   tail.partial += answer.log().data();
-  for (size_t next; (next = tail.partial.find('\n')) != std::string::npos || tail.partial.size() > kLineBytes;) {
+  for (size_t next;
+       (next = tail.partial.find('\n')) != std::string::npos || tail.partial.size() > kLineBytes;) {
     const size_t size = std::min(next, kLineBytes);
     send_line(to, tail.process_key, tail.partial.substr(0, size));
     tail.partial.erase(0, next == std::string::npos ? size : size + 1);

@@ -12,14 +12,17 @@ namespace {
 
 Result<plan::ParsedRecipe> parse(const std::string& json) {
   if (json.size() > limits::kRecipeBytes) {
-    return Error{ErrorCode::kTooLarge, "the recipe has " + std::to_string(json.size()) + " bytes; at most " +
-                                           std::to_string(limits::kRecipeBytes), {}};
+    return Error{ErrorCode::kTooLarge,
+                 "the recipe has " + std::to_string(json.size()) + " bytes; at most " +
+                     std::to_string(limits::kRecipeBytes),
+                 {}};
   }
   return plan::parse_recipe(json);
 }
 
 // What can be known without looking at the model: nodes, ranks and what the recipe declares.
-v1::DeploymentPlan outline(const v1::Recipe& recipe, const std::string& provider, const std::string& device) {
+v1::DeploymentPlan outline(const v1::Recipe& recipe, const std::string& provider,
+                           const std::string& device) {
   v1::DeploymentPlan p;
   p.set_provider(provider);
   p.set_device(device);
@@ -61,8 +64,9 @@ void ClientApi::plan(const Asker& to, const v1::PlanQuery& m) {
     out->set_text(plan::format_problems(parsed->problems));
     return reply(to, std::move(r));
   }
-  *out->mutable_plan() = outline(parsed->recipe, m.provider().empty() ? settings_.provider : m.provider(),
-                                 m.device().empty() ? settings_.device : m.device());
+  *out->mutable_plan() =
+      outline(parsed->recipe, m.provider().empty() ? settings_.provider : m.provider(),
+              m.device().empty() ? settings_.device : m.device());
   out->set_text(plan::format_plan(parsed->recipe, out->plan()));
   reply(to, std::move(r));
 }
@@ -95,8 +99,9 @@ bool ClientApi::answer_existing(const Asker& to, const v1::Submit& m, const v1::
   if (it == found->body.inputs().end() || !before.ParseFromString(it->second) ||
       before.SerializeAsString() != recipe.SerializeAsString()) {
     fail(to, Error{ErrorCode::kConflict,
-                   "idempotency key \"" + m.idempotency_key() + "\" was used for another recipe, by " +
-                       found->run_id, "Use a new key for a new recipe"});
+                   "idempotency key \"" + m.idempotency_key() +
+                       "\" was used for another recipe, by " + found->run_id,
+                   "Use a new key for a new recipe"});
     return true;
   }
   conductor_.after_durable([this, to, run_id = found->run_id, name = found->name] {
@@ -111,8 +116,10 @@ bool ClientApi::answer_existing(const Asker& to, const v1::Submit& m, const v1::
 
 void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit& m) {
   if (m.idempotency_key().size() > limits::kNameBytes) {
-    return fail(to, Error{ErrorCode::kInvalidArgument, "idempotency key has more than " +
-                                                           std::to_string(limits::kNameBytes) + " bytes", {}});
+    return fail(
+        to, Error{ErrorCode::kInvalidArgument,
+                  "idempotency key has more than " + std::to_string(limits::kNameBytes) + " bytes",
+                  {}});
   }
   auto parsed = parse(m.recipe_json());
   if (!parsed.ok()) return fail(to, parsed.error());
@@ -128,11 +135,15 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
   if (definition == settings_.workflows.end()) {
     std::string known;
     for (const auto& [name, w] : settings_.workflows) known += (known.empty() ? "" : ", ") + name;
-    return fail(to, Error{ErrorCode::kNotFound, "no workflow \"" + workflow + "\"; installed: " + known, {}});
+    return fail(
+        to,
+        Error{ErrorCode::kNotFound, "no workflow \"" + workflow + "\"; installed: " + known, {}});
   }
   const std::string& name = parsed->recipe.canonical_name();
   if (const auto* run = conductor_.find_live(name)) {
-    return fail(to, Error{ErrorCode::kAlreadyExists, "deployment " + name + " exists as " + run->run_id, {}});
+    return fail(
+        to,
+        Error{ErrorCode::kAlreadyExists, "deployment " + name + " exists as " + run->run_id, {}});
   }
   v1::RunSubmitted s;
   s.set_run_id(world_.random.id("r"));
@@ -151,11 +162,12 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
   v1::ClientReply r;
   r.mutable_submitted()->set_run_id(s.run_id());
   r.mutable_submitted()->set_name(name);
-  r.mutable_submitted()->set_stand_in(plan::stand_in_text(options["device"], parsed->recipe.node_shape()));
+  r.mutable_submitted()->set_stand_in(
+      plan::stand_in_text(options["device"], parsed->recipe.node_shape()));
   BP_LOG(info, "run.submitted", "run={} name={} shape={} nodes={} by={}", s.run_id(), name,
          parsed->recipe.node_shape(), parsed->recipe.node_pool_size(), peer.user);
-  Status done = conductor_.submit(std::move(s), settings_.boot_id,
-                                  [this, to, r] { reply(to, r); }, std::move(extra));
+  Status done = conductor_.submit(
+      std::move(s), settings_.boot_id, [this, to, r] { reply(to, r); }, std::move(extra));
   if (!done.ok()) fail(to, done.error());
 }
 

@@ -62,8 +62,9 @@ struct Conductor::Unit {
     return b;
   }
   bool nothing_to_write() const {
-    return events.empty() && runs.empty() && stages.empty() && put_timers.empty() && drop_timers.empty() &&
-           secrets.empty() && drop_secrets.empty() && meta.empty() && put_outbox.empty() && drop_outbox.empty();
+    return events.empty() && runs.empty() && stages.empty() && put_timers.empty() &&
+           drop_timers.empty() && secrets.empty() && drop_secrets.empty() && meta.empty() &&
+           put_outbox.empty() && drop_outbox.empty();
   }
 };
 
@@ -111,7 +112,8 @@ void Conductor::stamp(v1::Event& event) const {
   event.set_boot_ms(world_.clock.boot_ms());
 }
 
-Status Conductor::feed(const std::string& run_id, v1::Event event, std::function<void()> durable, Extra extra) {
+Status Conductor::feed(const std::string& run_id, v1::Event event, std::function<void()> durable,
+                       Extra extra) {
   auto it = runs_.find(run_id);
   if (it == runs_.end()) return Error{ErrorCode::kNotFound, "no live run " + run_id, {}};
   stamp(event);
@@ -137,7 +139,8 @@ Status Conductor::submit(v1::RunSubmitted submitted, const std::string& boot_id,
   return {};
 }
 
-Status Conductor::apply(core::RunState& run, v1::Event& event, std::function<void()> durable, Extra extra) {
+Status Conductor::apply(core::RunState& run, v1::Event& event, std::function<void()> durable,
+                        Extra extra) {
   if (halted_) return Error{ErrorCode::kJournal, "the daemon is stopping", {}};
   core::Outcome outcome = core::apply(run, event);
   if (!outcome.accepted.ok()) return outcome.accepted;

@@ -1,9 +1,9 @@
-// Conductor: the single writer. Applies events to runs through the core, writes what follows in one batch,
-// and only when that is durable lets actions, timers and answers out. While a commit is under way, what
-// else arrives is gathered into the next one (group commit).
+// Conductor: the single writer. Applies events to runs through the core, writes what follows in one
+// batch, and only when that is durable lets actions, timers and answers out. While a commit is
+// under way, what else arrives is gathered into the next one (group commit).
 //
-// An error of the store ends everything: on_fatal is called once, nothing is applied or done after it.
-// Thread: the executor's.
+// An error of the store ends everything: on_fatal is called once, nothing is applied or done after
+// it. Thread: the executor's.
 #pragma once
 #include <functional>
 #include <map>
@@ -27,7 +27,8 @@ class Conductor {
  public:
   struct Hooks {
     std::function<void(const core::Action&)> act;
-    std::function<void(const std::vector<storage::TimerRow>& put, const std::vector<storage::TimerRow>& drop)>
+    std::function<void(const std::vector<storage::TimerRow>& put,
+                       const std::vector<storage::TimerRow>& drop)>
         timers;
     std::function<void(Status)> fatal;
   };
@@ -39,12 +40,13 @@ class Conductor {
   /// Feeds DaemonStarted to each live run.
   void recover(const std::string& boot_id);
 
-  /// Stamps, applies and journals `event` for a live run. `durable` runs when it is on record (also when
-  /// it changed nothing). Error: the core refused it, or kNotFound.
-  Status feed(const std::string& run_id, v1::Event event, std::function<void()> durable = {}, Extra extra = {});
+  /// Stamps, applies and journals `event` for a live run. `durable` runs when it is on record (also
+  /// when it changed nothing). Error: the core refused it, or kNotFound.
+  Status feed(const std::string& run_id, v1::Event event, std::function<void()> durable = {},
+              Extra extra = {});
   /// Begins a new run; fills in run number, incarnation, boot id.
-  Status submit(v1::RunSubmitted submitted, const std::string& boot_id, std::function<void()> durable,
-                Extra extra);
+  Status submit(v1::RunSubmitted submitted, const std::string& boot_id,
+                std::function<void()> durable, Extra extra);
   /// Writes secrets or meta that belong to no event.
   void write(Extra extra, std::function<void()> durable);
   /// Runs `call` when everything applied so far is durable: answers never show what may be lost.

@@ -35,7 +35,8 @@ core::Attempt attempt_of(const v1::AttemptRef& m) {
 
 }  // namespace
 
-void Hosts::send(const std::string& routing_id, const core::Attempt& ref, v1::StageMessage message) {
+void Hosts::send(const std::string& routing_id, const core::Attempt& ref,
+                 v1::StageMessage message) {
   v1::StageBatch batch;
   auto* m = batch.add_messages();
   *m = std::move(message);
@@ -63,7 +64,8 @@ void Hosts::on_message(const bus::Peer& peer, const v1::StageBatch& batch) {
   }
 }
 
-// A host of an attempt that is over: its result is fenced by the core, or acknowledged when the run is gone.
+// A host of an attempt that is over: its result is fenced by the core, or acknowledged when the run
+// is gone.
 void Hosts::on_stranger(const bus::Peer& peer, const v1::StageMessage& m) {
   if (!m.has_result() || !m.has_ref()) return;
   const core::Attempt ref = attempt_of(m.ref());
@@ -83,7 +85,8 @@ void Hosts::handle(Host& host, const v1::StageMessage& m) {
     host.greeted = true;
     const auto* run = conductor_.find(host.ref.run_id);
     const auto* d = run ? core::stage_definition(*run, host.ref.stage) : nullptr;
-    watch_beat(host, d && d->heartbeat_timeout_ms() > 0 ? d->heartbeat_timeout_ms() : kHelloMs, false);
+    watch_beat(host, d && d->heartbeat_timeout_ms() > 0 ? d->heartbeat_timeout_ms() : kHelloMs,
+               false);
     if (host.cancel) {
       v1::StageMessage cancel;
       *cancel.mutable_cancel() = *host.cancel;
@@ -91,10 +94,14 @@ void Hosts::handle(Host& host, const v1::StageMessage& m) {
     }
   }
   switch (m.body_case()) {
-    case v1::StageMessage::kHello: return on_hello(host, m);
-    case v1::StageMessage::kBeat: return on_beat(host, m.beat());
-    case v1::StageMessage::kNodeCall: return on_node_call(host, m.node_call());
-    case v1::StageMessage::kSecretPut: return on_secret(host, m.secret_put());
+    case v1::StageMessage::kHello:
+      return on_hello(host, m);
+    case v1::StageMessage::kBeat:
+      return on_beat(host, m.beat());
+    case v1::StageMessage::kNodeCall:
+      return on_node_call(host, m.node_call());
+    case v1::StageMessage::kSecretPut:
+      return on_secret(host, m.secret_put());
     case v1::StageMessage::kResult:
       if (host.acknowledged) {
         v1::StageMessage ack;
@@ -104,19 +111,23 @@ void Hosts::handle(Host& host, const v1::StageMessage& m) {
       if (host.result_fed) return;  // its commit is under way
       host.result_fed = true;
       return on_result(host.ref, m.result());
-    case v1::StageMessage::kLog: return on_log(host, m.log());
+    case v1::StageMessage::kLog:
+      return on_log(host, m.log());
     default:
-      BP_LOG(debug, "message.dropped", "host={} body={}", host.ref.host_id, static_cast<int>(m.body_case()));
+      BP_LOG(debug, "message.dropped", "host={} body={}", host.ref.host_id,
+             static_cast<int>(m.body_case()));
   }
 }
 
 // One line of the file per line of the text, each with time and level.
 void Hosts::on_log(Host& host, const v1::StageLog& log) {
   const std::string text = redact(log.text().substr(0, kLogTextBytes));
-  const std::string stamp = std::to_string(world_.clock.wall_ms()) + " " + log.level().substr(0, 8) + " ";
+  const std::string stamp =
+      std::to_string(world_.clock.wall_ms()) + " " + log.level().substr(0, 8) + " ";
   for (size_t at = 0; at <= text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
-    if (end > at) world_.logs.append(host.ref.run_id, host.ref.stage, stamp + text.substr(at, end - at));
+    if (end > at)
+      world_.logs.append(host.ref.run_id, host.ref.stage, stamp + text.substr(at, end - at));
     at = end + 1;
   }
   hooks_.logged(host.ref.run_id, host.ref.stage);
@@ -128,13 +139,16 @@ void Hosts::on_hello(Host& host, const v1::StageMessage& m) {
   ack.mutable_hello_ack();
   if (hello.has_load_error() && !host.result_fed) {
     host.result_fed = true;
-    failed(host.ref, Error{error_code_from_name(hello.load_error().code()), hello.load_error().message(),
-                           hello.load_error().remedy()});
-  } else if (host.plugin_version != 0 && hello.plugin_version() != host.plugin_version && !host.result_fed) {
+    failed(host.ref, Error{error_code_from_name(hello.load_error().code()),
+                           hello.load_error().message(), hello.load_error().remedy()});
+  } else if (host.plugin_version != 0 && hello.plugin_version() != host.plugin_version &&
+             !host.result_fed) {
     host.result_fed = true;
     failed(host.ref, Error{ErrorCode::kPluginLoad,
-                           "plugin " + hello.plugin() + " has version " + std::to_string(hello.plugin_version()) +
-                               "; the workflow asks for " + std::to_string(host.plugin_version), {}});
+                           "plugin " + hello.plugin() + " has version " +
+                               std::to_string(hello.plugin_version()) + "; the workflow asks for " +
+                               std::to_string(host.plugin_version),
+                           {}});
   }
   send(host.ref.host_id, host.ref, std::move(ack));
   // With a ref it has its attempt already.
@@ -196,10 +210,11 @@ void Hosts::on_beat(Host& host, const v1::AttemptBeat& beat) {
     if (host.progress->note().size() > 512) host.progress->mutable_note()->resize(512);
     hooks_.changed(host.ref.run_id);
   }
-  if (beat.checkpoint().size() > limits::kCheckpointBytes || beat.handle().size() > limits::kCheckpointBytes ||
+  if (beat.checkpoint().size() > limits::kCheckpointBytes ||
+      beat.handle().size() > limits::kCheckpointBytes ||
       bytes_of(beat.outputs()) > limits::kStageOutputBytes) {
-    BP_LOG(warn, "beat.too_large", "run={} stage={} checkpoint_bytes={} handle_bytes={}", host.ref.run_id,
-           host.ref.stage, beat.checkpoint().size(), beat.handle().size());
+    BP_LOG(warn, "beat.too_large", "run={} stage={} checkpoint_bytes={} handle_bytes={}",
+           host.ref.run_id, host.ref.stage, beat.checkpoint().size(), beat.handle().size());
     return;
   }
   const bool checkpoint = !beat.checkpoint().empty() && beat.checkpoint() != host.checkpoint;
@@ -240,30 +255,34 @@ void Hosts::on_result(const core::Attempt& ref, const v1::AttemptResult& result)
     e->mutable_error()->set_message(redact(result.error().message().substr(0, kErrorBytes)));
     e->set_retriable(error_retriable(error_code_from_name(result.error().code())));
   }
-  if (bytes_of(result.outputs()) > limits::kStageOutputBytes || result.handle().size() > limits::kCheckpointBytes) {
+  if (bytes_of(result.outputs()) > limits::kStageOutputBytes ||
+      result.handle().size() > limits::kCheckpointBytes) {
     e->set_succeeded(false);
-    *e->mutable_error() = to_wire(Error{ErrorCode::kTooLarge,
-                                        "outputs of stage " + ref.stage + " have " +
-                                            std::to_string(bytes_of(result.outputs())) + " bytes; at most " +
-                                            std::to_string(limits::kStageOutputBytes), {}});
+    *e->mutable_error() = to_wire(Error{
+        ErrorCode::kTooLarge,
+        "outputs of stage " + ref.stage + " have " + std::to_string(bytes_of(result.outputs())) +
+            " bytes; at most " + std::to_string(limits::kStageOutputBytes),
+        {}});
   } else {
     *e->mutable_outputs() = result.outputs();
     e->set_handle(result.handle());
   }
   e->set_rewind_to_stage(result.rewind_to_stage());
   *e->mutable_survivors() = result.survivors();
-  BP_LOG(info, "attempt.ended", "run={} stage={} attempt={} epoch={} outcome={} code={} message={}", ref.run_id,
-         ref.stage, ref.attempt, epoch_text(ref.epoch), v1::AttemptResult::Outcome_Name(result.outcome()),
-         result.error().code(), e->error().message());
+  BP_LOG(info, "attempt.ended", "run={} stage={} attempt={} epoch={} outcome={} code={} message={}",
+         ref.run_id, ref.stage, ref.attempt, epoch_text(ref.epoch),
+         v1::AttemptResult::Outcome_Name(result.outcome()), result.error().code(),
+         e->error().message());
   feed(ref.run_id, std::move(event));
 }
 
 void Hosts::on_node_call(Host& host, const v1::NodeCall& call) {
   v1::NodeCommand command = call.command();
   *command.mutable_epoch() = host.ref.epoch;
-  nodes_.call(host.ref.host_id + "/" + std::to_string(call.call_id()), host.ref.run_id, call.node_id(),
-              std::move(command), call.deadline_ms(),
-              [this, id = host.ref.host_id, ref = host.ref, call_id = call.call_id()](v1::NodeCommandReply r) {
+  nodes_.call(host.ref.host_id + "/" + std::to_string(call.call_id()), host.ref.run_id,
+              call.node_id(), std::move(command), call.deadline_ms(),
+              [this, id = host.ref.host_id, ref = host.ref,
+               call_id = call.call_id()](v1::NodeCommandReply r) {
                 v1::StageMessage message;
                 auto* reply = message.mutable_node_reply();
                 reply->set_call_id(call_id);
@@ -274,7 +293,8 @@ void Hosts::on_node_call(Host& host, const v1::NodeCall& call) {
 }
 
 void Hosts::on_secret(Host& host, const v1::SecretPut& put) {
-  if (put.name().empty() || put.name().size() > limits::kNameBytes || put.value().size() > kSecretBytes) {
+  if (put.name().empty() || put.name().size() > limits::kNameBytes ||
+      put.value().size() > kSecretBytes) {
     BP_LOG(warn, "secret.refused", "run={} stage={} name_bytes={} value_bytes={}", host.ref.run_id,
            host.ref.stage, put.name().size(), put.value().size());
     return;
@@ -289,12 +309,14 @@ void Hosts::on_secret(Host& host, const v1::SecretPut& put) {
     node_id = put.name().substr(prefix.size());
     key = put.value();
   }
-  conductor_.write(std::move(extra), [this, id = host.ref.host_id, ref = host.ref, name = put.name(), node_id, key] {
-    if (!node_id.empty()) nodes_.admit(ref.run_id, node_id, key, /*from_journal=*/false);
-    v1::StageMessage message;
-    message.mutable_secret_put_ack()->set_name(name);
-    send(id, ref, std::move(message));
-  });
+  conductor_.write(std::move(extra),
+                   [this, id = host.ref.host_id, ref = host.ref, name = put.name(), node_id, key] {
+                     if (!node_id.empty())
+                       nodes_.admit(ref.run_id, node_id, key, /*from_journal=*/false);
+                     v1::StageMessage message;
+                     message.mutable_secret_put_ack()->set_name(name);
+                     send(id, ref, std::move(message));
+                   });
 }
 
 }  // namespace bp::shell

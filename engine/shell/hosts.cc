@@ -8,7 +8,11 @@ namespace bp::shell {
 
 Hosts::Hosts(World& world, const Settings& settings, Conductor& conductor, NodeRegistry& nodes,
              const SecretBox& box, Hooks hooks)
-    : world_(world), settings_(settings), conductor_(conductor), nodes_(nodes), box_(box),
+    : world_(world),
+      settings_(settings),
+      conductor_(conductor),
+      nodes_(nodes),
+      box_(box),
       hooks_(std::move(hooks)) {}
 
 Hosts::~Hosts() {
@@ -77,8 +81,8 @@ void Hosts::act(const core::StartHost& a) {
     }
     return lost(a.ref, process.error().message);
   }
-  BP_LOG(info, "attempt.dispatched", "run={} stage={} attempt={} epoch={} mode={} pid={}", a.ref.run_id,
-         a.ref.stage, a.ref.attempt, epoch_text(a.ref.epoch),
+  BP_LOG(info, "attempt.dispatched", "run={} stage={} attempt={} epoch={} mode={} pid={}",
+         a.ref.run_id, a.ref.stage, a.ref.attempt, epoch_text(a.ref.epoch),
          a.mode == v1::ATTEMPT_MODE_DESTROY ? "destroy" : "apply", process->pid);
   Host& host = adopt(a.ref, *process);
   host.fresh = true;
@@ -139,7 +143,8 @@ void Hosts::act(const core::ReattachAttempt& a) {
   } else if (!world_.processes.alive(process)) {
     return lost(a.ref, "it ended while the daemon was away");
   }
-  BP_LOG(info, "attempt.reattached", "run={} stage={} pid={}", a.ref.run_id, a.ref.stage, process.pid);
+  BP_LOG(info, "attempt.reattached", "run={} stage={} pid={}", a.ref.run_id, a.ref.stage,
+         process.pid);
   Host& host = adopt(a.ref, process);
   host.may_send = on_record;
   if (on_record) return;
@@ -241,7 +246,8 @@ v1::Epoch Hosts::fence(const std::string& run_id) const {
   for (const auto& [key, stage] : run->stages) {
     if (!core::has_live_attempt(stage)) continue;
     const auto& e = stage.body.epoch();
-    if (std::pair(e.incarnation(), e.counter()) > std::pair(epoch.incarnation(), epoch.counter())) epoch = e;
+    if (std::pair(e.incarnation(), e.counter()) > std::pair(epoch.incarnation(), epoch.counter()))
+      epoch = e;
   }
   if (epoch.counter() == 0) {
     epoch.set_incarnation(run->body.incarnation());

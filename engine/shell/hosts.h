@@ -1,8 +1,8 @@
-// Hosts: one stage host process per attempt. Carries out the core's actions about attempts, turns what hosts
-// say into events, watches them for life and heartbeats.
+// Hosts: one stage host process per attempt. Carries out the core's actions about attempts, turns
+// what hosts say into events, watches them for life and heartbeats.
 //
-// An attempt is over by its own result or by proof that its host is dead, never by silence alone: silence
-// leads through the core to cancel, then SIGKILL, then the proof. Thread: the executor's.
+// An attempt is over by its own result or by proof that its host is dead, never by silence alone:
+// silence leads through the core to cancel, then SIGKILL, then the proof. Thread: the executor's.
 #pragma once
 #include <map>
 #include <memory>
@@ -44,11 +44,12 @@ class Hosts {
   const v1::Progress* progress(const std::string& run_id, const core::StageKey& key) const;
 
  private:
-  static constexpr int64_t kHelloMs = 30'000;     // from spawn to the first word
-  static constexpr int64_t kExitMs = 5'000;       // from ResultAck to the exit
-  static constexpr int64_t kSecondLookMs = 300;   // before silence is believed
+  static constexpr int64_t kHelloMs = 30'000;    // from spawn to the first word
+  static constexpr int64_t kExitMs = 5'000;      // from ResultAck to the exit
+  static constexpr int64_t kSecondLookMs = 300;  // before silence is believed
   struct Host;
-  using Key = std::tuple<std::string, std::string, uint32_t, uint64_t>;  // run, stage, map, epoch counter
+  using Key =
+      std::tuple<std::string, std::string, uint32_t, uint64_t>;  // run, stage, map, epoch counter
 
   Host* find(const core::Attempt& ref);
   Host& adopt(const core::Attempt& ref, const ProcessId& process);

@@ -17,9 +17,12 @@ std::string user_name(const std::string& run_id, const std::string& node_id) {
 
 const char* text(NodeState s) {
   switch (s) {
-    case NodeState::kUp: return "it is connected but did not answer";
-    case NodeState::kLost: return "it is lost";
-    default: return "it never connected";
+    case NodeState::kUp:
+      return "it is connected but did not answer";
+    case NodeState::kLost:
+      return "it is lost";
+    default:
+      return "it never connected";
   }
 }
 }  // namespace
@@ -39,7 +42,8 @@ Node* NodeRegistry::find(const std::string& run_id, const std::string& node_id) 
 void NodeRegistry::admit(const std::string& run_id, const std::string& node_id,
                          const std::string& public_key, bool from_journal) {
   Node& node = nodes_[{run_id, node_id}];
-  if (!node.public_key.empty() && node.public_key != public_key) world_.transport.forbid_node(node.public_key);
+  if (!node.public_key.empty() && node.public_key != public_key)
+    world_.transport.forbid_node(node.public_key);
   node.run_id = run_id;
   node.node_id = node_id;
   node.public_key = public_key;
@@ -68,8 +72,9 @@ void NodeRegistry::forget_run(const std::string& run_id) {
   }
 }
 
-void NodeRegistry::call(const std::string& key, const std::string& run_id, const std::string& node_id,
-                        v1::NodeCommand command, int64_t deadline_ms, Done done) {
+void NodeRegistry::call(const std::string& key, const std::string& run_id,
+                        const std::string& node_id, v1::NodeCommand command, int64_t deadline_ms,
+                        Done done) {
   for (const auto& [id, c] : calls_) {
     if (c.key == key) return;
   }
@@ -78,8 +83,10 @@ void NodeRegistry::call(const std::string& key, const std::string& run_id, const
   command.set_run_id(run_id);
   Call& c = calls_[id];
   c = Call{key, run_id, node_id, std::move(command), 0, false, std::move(done)};
-  c.timer = world_.executor.after(std::clamp<int64_t>(deadline_ms, 1, kCallMaxMs), [this, id] { expire(id); });
-  if (Node* node = find(run_id, node_id); node && node->state == NodeState::kUp) send_calls(*node, false);
+  c.timer = world_.executor.after(std::clamp<int64_t>(deadline_ms, 1, kCallMaxMs),
+                                  [this, id] { expire(id); });
+  if (Node* node = find(run_id, node_id); node && node->state == NodeState::kUp)
+    send_calls(*node, false);
 }
 
 void NodeRegistry::drop_calls(const std::string& prefix) {
@@ -103,7 +110,8 @@ void NodeRegistry::expire(uint64_t call_id) {
   *reply.mutable_error() =
       to_wire(Error{ErrorCode::kDeadlineExceeded,
                     "waited for node " + call.node_id + " of run " + call.run_id + ": " +
-                        (node ? text(node->state) : "its key is not registered"), {}});
+                        (node ? text(node->state) : "its key is not registered"),
+                    {}});
   call.done(std::move(reply));
 }
 
@@ -114,7 +122,8 @@ void NodeRegistry::send(const Node& node, v1::NodeMessage message) {
 
 void NodeRegistry::send_calls(const Node& node, bool again) {
   for (auto& [id, call] : calls_) {
-    if (call.run_id != node.run_id || call.node_id != node.node_id || (call.sent && !again)) continue;
+    if (call.run_id != node.run_id || call.node_id != node.node_id || (call.sent && !again))
+      continue;
     call.sent = true;
     v1::NodeMessage message;
     *message.mutable_command() = call.command;
@@ -133,8 +142,10 @@ void NodeRegistry::on_message(const bus::Peer& peer, const v1::NodeMessage& m) {
   if (m.has_hello()) return on_hello(*node, m.hello(), fresh);
   if (fresh) send_calls(*node, /*again=*/true);
   switch (m.body_case()) {
-    case v1::NodeMessage::kReply: return on_reply(*node, m.reply());
-    case v1::NodeMessage::kProcessEnded: return on_ended(*node, m.process_ended());
+    case v1::NodeMessage::kReply:
+      return on_reply(*node, m.reply());
+    case v1::NodeMessage::kProcessEnded:
+      return on_ended(*node, m.process_ended());
     case v1::NodeMessage::kBeat: {
       const size_t before = node->processes.size();
       node->processes.clear();
@@ -145,12 +156,13 @@ void NodeRegistry::on_message(const bus::Peer& peer, const v1::NodeMessage& m) {
       return send(*node, std::move(ack));
     }
     default:
-      BP_LOG(debug, "message.dropped", "node={} body={}", node->node_id, static_cast<int>(m.body_case()));
+      BP_LOG(debug, "message.dropped", "node={} body={}", node->node_id,
+             static_cast<int>(m.body_case()));
   }
 }
 
-// Any word of a node proves that it is there. True: over a new connection, so that what was sent over the old
-// one may be lost.
+// Any word of a node proves that it is there. True: over a new connection, so that what was sent
+// over the old one may be lost.
 bool NodeRegistry::seen(Node& node, const std::string& routing_id) {
   node.seen_boot_ms = world_.clock.boot_ms();
   const bool reconnected = node.routing_id != routing_id;
@@ -173,8 +185,10 @@ void NodeRegistry::on_hello(Node& node, const v1::NodeHello& hello, bool fresh) 
   auto* ack = message.mutable_hello_ack();
   if (hello.node_id() != node.node_id || hello.run_id() != node.run_id) {
     *ack->mutable_refused() =
-        to_wire(Error{ErrorCode::kUnauthorized, "this key belongs to node " + node.node_id + " of run " +
-                                                    node.run_id + ", not to node " + hello.node_id(), {}});
+        to_wire(Error{ErrorCode::kUnauthorized,
+                      "this key belongs to node " + node.node_id + " of run " + node.run_id +
+                          ", not to node " + hello.node_id(),
+                      {}});
     return send(node, std::move(message));
   }
   node.address = hello.address();
@@ -189,7 +203,8 @@ void NodeRegistry::on_hello(Node& node, const v1::NodeHello& hello, bool fresh) 
 
 void NodeRegistry::on_reply(const Node& node, const v1::NodeCommandReply& reply) {
   auto it = calls_.find(reply.call_id());
-  if (it == calls_.end() || it->second.run_id != node.run_id || it->second.node_id != node.node_id) return;
+  if (it == calls_.end() || it->second.run_id != node.run_id || it->second.node_id != node.node_id)
+    return;
   Call call = std::move(it->second);
   calls_.erase(it);
   world_.executor.cancel(call.timer);
@@ -205,8 +220,8 @@ void NodeRegistry::on_ended(Node& node, const v1::ProcessEnded& ended) {
   v1::NodeNotice notice;
   notice.set_node_id(node.node_id);
   *notice.mutable_process_ended() = ended;
-  BP_LOG(info, "process.ended", "run={} node={} process={} epoch={} reason={}", node.run_id, node.node_id,
-         ended.process_key(), epoch_text(ended.epoch()), ended.reason());
+  BP_LOG(info, "process.ended", "run={} node={} process={} epoch={} reason={}", node.run_id,
+         node.node_id, ended.process_key(), epoch_text(ended.epoch()), ended.reason());
   if (!hooks_.notice(node.run_id, notice)) return;  // the node says it again with its next beat
   v1::NodeMessage ack;
   ack.mutable_beat_ack()->add_ended_keys(ended.process_key());
@@ -231,10 +246,13 @@ void NodeRegistry::check() {
     if (stalled) node.seen_boot_ms = std::max(node.seen_boot_ms, now - limits::kNodeBeatMs);
     const int64_t quiet = now - node.seen_boot_ms;
     if (node.state == NodeState::kUp && quiet > limits::kNodeLostMs) lost.push_back(&node);
-    if (node.state == NodeState::kAwaited && node.from_journal && quiet > kReturnMs) lost.push_back(&node);
-    more = more || node.state == NodeState::kUp || (node.state == NodeState::kAwaited && node.from_journal);
+    if (node.state == NodeState::kAwaited && node.from_journal && quiet > kReturnMs)
+      lost.push_back(&node);
+    more = more || node.state == NodeState::kUp ||
+           (node.state == NodeState::kAwaited && node.from_journal);
   }
-  for (Node* node : lost) lose(*node, node->state == NodeState::kUp ? "missed its beats" : "did not come back");
+  for (Node* node : lost)
+    lose(*node, node->state == NodeState::kUp ? "missed its beats" : "did not come back");
   if (more) arm_check();
 }
 

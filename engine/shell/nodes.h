@@ -1,10 +1,11 @@
-// NodeRegistry: the nodes that may dial in, which of them are there, and the commands under way to them.
+// NodeRegistry: the nodes that may dial in, which of them are there, and the commands under way to
+// them.
 //
-// A node is admitted by its CURVE key (secret "node-public-key/NODE_ID" of its run); run and node id of a
-// message come from that key, what the message says is only compared. A command waits for its node to
-// connect and is sent again when the node reconnects (nodes answer a repeated command alike); it ends by
-// its reply or by its deadline. A node that misses beats for kNodeLostMs counts as lost until it speaks.
-// Thread: the executor's.
+// A node is admitted by its CURVE key (secret "node-public-key/NODE_ID" of its run); run and node
+// id of a message come from that key, what the message says is only compared. A command waits for
+// its node to connect and is sent again when the node reconnects (nodes answer a repeated command
+// alike); it ends by its reply or by its deadline. A node that misses beats for kNodeLostMs counts
+// as lost until it speaks. Thread: the executor's.
 #pragma once
 #include <functional>
 #include <map>
@@ -33,12 +34,13 @@ struct Node {
 
 class NodeRegistry {
  public:
-  static constexpr int64_t kReturnMs = 10'000;  // after a start of the daemon nodes have so long to dial in
+  static constexpr int64_t kReturnMs =
+      10'000;  // after a start of the daemon nodes have so long to dial in
   static constexpr int64_t kCallMaxMs = 3'600'000;
 
   struct Hooks {
-    /// A node came, was lost, or one of its processes ended. False: some attempt of the run could not be
-    /// told now, tell it again.
+    /// A node came, was lost, or one of its processes ended. False: some attempt of the run could
+    /// not be told now, tell it again.
     std::function<bool(const std::string& run_id, const v1::NodeNotice&)> notice;
     /// Newest epoch that a living attempt of the run holds.
     std::function<v1::Epoch(const std::string& run_id)> fence;

@@ -1,5 +1,5 @@
-// Seals secrets before they reach the store: XChaCha20-Poly1305 with a random nonce, bound to run and name,
-// so that a sealed row cannot be moved to another run. Thread: any.
+// Seals secrets before they reach the store: XChaCha20-Poly1305 with a random nonce, bound to run
+// and name, so that a sealed row cannot be moved to another run. Thread: any.
 #pragma once
 #include <string>
 
@@ -15,7 +15,8 @@ class SecretBox {
   explicit SecretBox(Secret key);
   std::string seal(const std::string& run_id, const std::string& name, const Secret& value) const;
   /// kCorruptData: sealed under another key, for another run or name, or damaged.
-  Result<Secret> open(const std::string& run_id, const std::string& name, const std::string& sealed) const;
+  Result<Secret> open(const std::string& run_id, const std::string& name,
+                      const std::string& sealed) const;
 
  private:
   Secret key_;

@@ -15,13 +15,13 @@ struct Settings {
   ProcessId self;
   std::string boot_id;
   std::string state_dir, run_dir, cache_dir, bin_dir, plugin_dir;
-  std::string node_endpoint, node_public_key;   // what nodes dial
+  std::string node_endpoint, node_public_key;  // what nodes dial
   std::string provider = "local", device = "cpu";
   bool allow_private_stores = false;
   bool exact = false;
   bool embedded = false;
   std::map<std::string, v1::WorkflowDefinition> workflows;  // "default" is what a plain submit runs
-  Secret secrets_key;                                        // 32 bytes
+  Secret secrets_key;                                       // 32 bytes
 };
 
 }  // namespace bp::shell

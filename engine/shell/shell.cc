@@ -16,7 +16,9 @@ struct Shell::Impl {
   void act_on(const core::Notify& a) { clients.changed(a.run_id, true); }
   void act_on(const core::RunEnded& a);
   template <class A>
-  void act_on(const A& a) { hosts.act(a); }
+  void act_on(const A& a) {
+    hosts.act(a);
+  }
   void fire(const storage::TimerRow& row);
   Status admit_nodes();
   void malformed(Channel channel, const Error& e);
@@ -36,18 +38,26 @@ struct Shell::Impl {
 };
 
 Shell::Impl::Impl(World w, Settings s, Hooks h)
-    : world(w), settings(std::move(s)), hooks(std::move(h)), box(settings.secrets_key),
+    : world(w),
+      settings(std::move(s)),
+      hooks(std::move(h)),
+      box(settings.secrets_key),
       conductor(world, {[this](const core::Action& a) { act(a); },
                         [this](const auto& put, const auto& drop) { timers.update(put, drop); },
                         [this](Status status) { hooks.fatal(std::move(status)); }}),
       timers(world, [this](const storage::TimerRow& row) { fire(row); }),
-      nodes(world, {[this](const std::string& run, const v1::NodeNotice& n) { return hosts.notice(run, n); },
+      nodes(world, {[this](const std::string& run, const v1::NodeNotice& n) {
+                      return hosts.notice(run, n);
+                    },
                     [this](const std::string& run) { return hosts.fence(run); },
                     [this](const std::string& run) { clients.changed(run, false); }}),
       hosts(world, settings, conductor, nodes, box,
             {[this](const std::string& run) { clients.changed(run, false); },
-             [this](const std::string& run, const std::string& stage) { clients.logged(run, stage); }}),
-      clients(world, settings, conductor, hosts, nodes, box, {hooks.shutdown, hooks.machine_findings}) {}
+             [this](const std::string& run, const std::string& stage) {
+               clients.logged(run, stage);
+             }}),
+      clients(world, settings, conductor, hosts, nodes, box,
+              {hooks.shutdown, hooks.machine_findings}) {}
 
 void Shell::Impl::act(const core::Action& action) {
   if (stopped) return;
@@ -98,7 +108,8 @@ void Shell::Impl::malformed(Channel channel, const Error& e) {
   const int64_t now = world.clock.boot_ms();
   if (complaints > 1 && now - complained_boot_ms < 1'000) return;
   complained_boot_ms = now;
-  BP_LOG(debug, "message.malformed", "channel={} total={} why={}", static_cast<int>(channel), complaints, e.message);
+  BP_LOG(debug, "message.malformed", "channel={} total={} why={}", static_cast<int>(channel),
+         complaints, e.message);
 }
 
 Shell::Shell(World world, Settings settings, Hooks hooks)

@@ -1,5 +1,5 @@
-// Shell: the whole daemon but for the real world. Wires conductor, timers, stage hosts, nodes and the client
-// API together. Thread: the executor's.
+// Shell: the whole daemon but for the real world. Wires conductor, timers, stage hosts, nodes and
+// the client API together. Thread: the executor's.
 #pragma once
 #include <functional>
 #include <memory>
@@ -10,15 +10,17 @@
 #include "engine/shell/settings.h"
 #include "engine/shell/world.h"
 
-namespace bp::core { struct RunState; }
+namespace bp::core {
+struct RunState;
+}
 
 namespace bp::shell {
 
 class Shell {
  public:
   struct Hooks {
-    std::function<void(Status)> fatal;      // the journal is unusable: end the process with an error
-    std::function<void()> shutdown;         // a client asked an embedded daemon to end
+    std::function<void(Status)> fatal;  // the journal is unusable: end the process with an error
+    std::function<void()> shutdown;     // a client asked an embedded daemon to end
     std::function<std::vector<v1::DoctorFinding>()> machine_findings;
   };
   Shell(World world, Settings settings, Hooks hooks);

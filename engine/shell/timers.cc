@@ -8,9 +8,12 @@ Timers::~Timers() {
   for (auto& [key, a] : armed_) world_.executor.cancel(a.id);
 }
 
-Timers::Key Timers::key_of(const storage::TimerRow& r) { return {r.run_id, r.stage, r.map_index, r.kind}; }
+Timers::Key Timers::key_of(const storage::TimerRow& r) {
+  return {r.run_id, r.stage, r.map_index, r.kind};
+}
 
-void Timers::update(const std::vector<storage::TimerRow>& put, const std::vector<storage::TimerRow>& drop) {
+void Timers::update(const std::vector<storage::TimerRow>& put,
+                    const std::vector<storage::TimerRow>& drop) {
   for (const auto& row : drop) {
     auto it = armed_.find(key_of(row));
     if (it == armed_.end()) continue;
@@ -40,7 +43,8 @@ void Timers::due(const Key& key) {
 }
 
 void Timers::forget_run(const std::string& run_id) {
-  for (auto it = armed_.lower_bound(Key{run_id, "", 0, 0}); it != armed_.end() && std::get<0>(it->first) == run_id;) {
+  for (auto it = armed_.lower_bound(Key{run_id, "", 0, 0});
+       it != armed_.end() && std::get<0>(it->first) == run_id;) {
     world_.executor.cancel(it->second.id);
     it = armed_.erase(it);
   }

@@ -14,7 +14,8 @@ class Timers {
   using Fire = std::function<void(const storage::TimerRow&)>;
   Timers(World& world, Fire fire) : world_(world), fire_(std::move(fire)) {}
   ~Timers();
-  void update(const std::vector<storage::TimerRow>& put, const std::vector<storage::TimerRow>& drop);
+  void update(const std::vector<storage::TimerRow>& put,
+              const std::vector<storage::TimerRow>& drop);
   void forget_run(const std::string& run_id);
 
  private:
@@ -22,7 +23,10 @@ class Timers {
   static Key key_of(const storage::TimerRow& row);
   void due(const Key& key);
 
-  struct Armed { storage::TimerRow row; Executor::TimerId id; };
+  struct Armed {
+    storage::TimerRow row;
+    Executor::TimerId id;
+  };
   World& world_;
   Fire fire_;
   std::map<Key, Armed> armed_;

@@ -30,8 +30,9 @@ int32_t label(const v1::ProcessStatus& p, const char* name) {
 }
 
 bool is_busy(v1::StageState s) {
-  return s == v1::STAGE_STATE_QUEUED || s == v1::STAGE_STATE_RUNNING || s == v1::STAGE_STATE_READY ||
-         s == v1::STAGE_STATE_BACKOFF || s == v1::STAGE_STATE_CANCELLING;
+  return s == v1::STAGE_STATE_QUEUED || s == v1::STAGE_STATE_RUNNING ||
+         s == v1::STAGE_STATE_READY || s == v1::STAGE_STATE_BACKOFF ||
+         s == v1::STAGE_STATE_CANCELLING;
 }
 
 void add_stages(const ViewInputs& in, v1::RunView* view) {
@@ -49,14 +50,16 @@ void add_stages(const ViewInputs& in, v1::RunView* view) {
       *s->mutable_epoch() = body.epoch();
       s->set_started_wall_ms(body.started_wall_ms());
       s->set_ended_wall_ms(body.ended_wall_ms());
-      if (const auto* progress = in.progress ? in.progress(it->first) : nullptr) *s->mutable_progress() = *progress;
+      if (const auto* progress = in.progress ? in.progress(it->first) : nullptr)
+        *s->mutable_progress() = *progress;
       if (body.has_error()) *s->mutable_error() = body.error();
       if (body.has_host()) *s->mutable_host() = body.host();
       auto timer = in.run.timers.find({it->first, v1::TIMER_KIND_RETRY});
       if (timer != in.run.timers.end()) {
         s->set_retry_in_ms(std::max<int64_t>(0, timer->second.due_boot_ms - in.boot_ms));
       }
-      if (is_busy(it->second.state) && view->current_stage().empty()) view->set_current_stage(definition.name());
+      if (is_busy(it->second.state) && view->current_stage().empty())
+        view->set_current_stage(definition.name());
       if (it->second.state != v1::STAGE_STATE_PENDING) last_done = definition.name();
     }
   }
@@ -104,10 +107,11 @@ void add_endpoints(const core::RunState& run, v1::RunView* view) {
   }
   auto it = run.body.inputs().find("recipe");
   if (it != run.body.inputs().end()) view->set_recipe_digest(sha256_hex(it->second));
-  if (view->stand_in().empty() && it != run.body.inputs().end() && recipe.ParseFromString(it->second)) {
+  if (view->stand_in().empty() && it != run.body.inputs().end() &&
+      recipe.ParseFromString(it->second)) {
     auto device = run.body.options().find("device");
-    view->set_stand_in(plan::stand_in_text(device == run.body.options().end() ? "cpu" : device->second,
-                                           recipe.node_shape()));
+    view->set_stand_in(plan::stand_in_text(
+        device == run.body.options().end() ? "cpu" : device->second, recipe.node_shape()));
     if (view->model().empty()) view->set_model(recipe.model_path());
   }
   v1::HeadReady head;
@@ -116,7 +120,8 @@ void add_endpoints(const core::RunState& run, v1::RunView* view) {
   view->set_metrics_url(head.metrics_url());
   view->set_client_endpoint(head.client_endpoint());
   v1::EndpointReady endpoint;
-  if (run.state == v1::RUN_STATE_SERVING && output(run, "endpoint", &endpoint)) view->set_endpoint(endpoint.url());
+  if (run.state == v1::RUN_STATE_SERVING && output(run, "endpoint", &endpoint))
+    view->set_endpoint(endpoint.url());
 }
 
 }  // namespace
@@ -146,7 +151,8 @@ v1::RunView make_view(const ViewInputs& in) {
 std::string state_text(v1::RunState state) {
   std::string text = v1::RunState_Name(state);
   if (text.starts_with("RUN_STATE_")) text.erase(0, 10);
-  for (char& c : text) c = c == '_' ? ' ' : static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  for (char& c : text)
+    c = c == '_' ? ' ' : static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   return text;
 }
 

@@ -1,6 +1,6 @@
-// The world as the shell sees it. Everything in this room reaches time, randomness, storage, sockets and
-// processes through these interfaces alone, and runs on one thread (the executor's): the whole daemon runs
-// from one seed in a test. The real implementations live in engine/daemon.
+// The world as the shell sees it. Everything in this room reaches time, randomness, storage,
+// sockets and processes through these interfaces alone, and runs on one thread (the executor's):
+// the whole daemon runs from one seed in a test. The real implementations live in engine/daemon.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -49,7 +49,7 @@ class Transport {
 };
 
 struct HostSpec {
-  std::string plugin;       // name; the file is PLUGIN_DIR/PLUGIN.so
+  std::string plugin;  // name; the file is PLUGIN_DIR/PLUGIN.so
   std::string host_id;
 };
 
@@ -71,8 +71,10 @@ class Processes {
 class StageLogs {
  public:
   virtual ~StageLogs() = default;
-  virtual void append(const std::string& run_id, const std::string& stage, const std::string& line) = 0;
-  /// At most max_bytes from `offset`; empty at the end. Names of stages come from the workflow only.
+  virtual void append(const std::string& run_id, const std::string& stage,
+                      const std::string& line) = 0;
+  /// At most max_bytes from `offset`; empty at the end. Names of stages come from the workflow
+  /// only.
   virtual std::string read(const std::string& run_id, const std::string& stage, uint64_t offset,
                            size_t max_bytes) = 0;
 };

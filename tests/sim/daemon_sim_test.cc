@@ -1,5 +1,5 @@
-// The whole daemon from seeds: whatever hosts do and wherever the daemon dies, every run reaches its end.
-// A failing case names its seed; run it alone with BP_SIM_SEED=N.
+// The whole daemon from seeds: whatever hosts do and wherever the daemon dies, every run reaches
+// its end. A failing case names its seed; run it alone with BP_SIM_SEED=N.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdlib>
@@ -26,7 +26,8 @@ std::vector<uint64_t> seeds(uint64_t count) {
   return out;
 }
 
-// Submits until it is acknowledged: with one key there is one run, however often the daemon dies between.
+// Submits until it is acknowledged: with one key there is one run, however often the daemon dies
+// between.
 std::string submit(World& w, const std::string& name) {
   for (int i = 0; i < 50; ++i) {
     v1::ClientRequest r;
@@ -104,7 +105,8 @@ void whole_life(uint64_t seed, Behaviour behaviour, double crash_chance) {
   troubled_time(w, w.time.now + 20'000, crash_chance);
   w.behaviour = Behaviour{0, 0, 0, 0, 0, 0, 0, 0};  // from here on the world is kind
   for (const auto& id : ids) {
-    const bool serving = w.run_until([&] { return w.state_of(id) == v1::RUN_STATE_SERVING; }, 300'000);
+    const bool serving =
+        w.run_until([&] { return w.state_of(id) == v1::RUN_STATE_SERVING; }, 300'000);
     INFO(account(w, id));
     REQUIRE(serving);
   }
@@ -114,7 +116,8 @@ void whole_life(uint64_t seed, Behaviour behaviour, double crash_chance) {
   troubled_time(w, w.time.now + 10'000, crash_chance);
   w.behaviour = Behaviour{0, 0, 0, 0, 0, 0, 0, 0};
   for (const auto& id : ids) {
-    const bool stopped = w.run_until([&] { return w.state_of(id) == v1::RUN_STATE_STOPPED; }, 300'000);
+    const bool stopped =
+        w.run_until([&] { return w.state_of(id) == v1::RUN_STATE_STOPPED; }, 300'000);
     INFO(account(w, id));
     REQUIRE(stopped);
   }
@@ -182,7 +185,8 @@ TEST_CASE("cancel reaches the running stage and ends in proof of death") {
     insist(w, [&](v1::ClientRequest& r) { r.mutable_cancel()->set_id("delta"); });
     troubled_time(w, w.time.now + 5'000, 0.2);
     w.behaviour = Behaviour{0, 0, 0, 0, 0, 0, 0, 0};
-    const bool cancelled = w.run_until([&] { return w.state_of(id) == v1::RUN_STATE_CANCELLED; }, 300'000);
+    const bool cancelled =
+        w.run_until([&] { return w.state_of(id) == v1::RUN_STATE_CANCELLED; }, 300'000);
     INFO(account(w, id));
     CHECK(cancelled);
     w.run_for(30'000);
@@ -242,7 +246,8 @@ TEST_CASE("garbage on any channel changes nothing") {
   for (auto channel : {shell::Channel::kClients, shell::Channel::kStages, shell::Channel::kNodes}) {
     for (int i = 0; i < 200; ++i) {
       std::string junk;
-      for (int64_t n = w.time.pick(0, 80); n > 0; --n) junk += static_cast<char>(w.time.pick(0, 255));
+      for (int64_t n = w.time.pick(0, 80); n > 0; --n)
+        junk += static_cast<char>(w.time.pick(0, 255));
       w.inject(channel, "stranger", junk);
     }
   }

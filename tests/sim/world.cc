@@ -1,8 +1,7 @@
-#include "tests/sim/world.h"
-
 #include <algorithm>
 
 #include "engine/core/core.h"
+#include "tests/sim/host.h"
 
 namespace bp::sim {
 
@@ -14,18 +13,6 @@ bool Scheduler::step() {
   due.call();
   return true;
 }
-
-struct World::Host {
-  std::string id;
-  ProcessId process;
-  bool living = true, acting = false, heard = false, cancelled = false, ignores_cancel = false, mute = false;
-  v1::AttemptRef ref;
-  v1::AttemptMode mode = v1::ATTEMPT_MODE_UNSPECIFIED;
-  bool keeps = false, ready = false;
-  std::unique_ptr<v1::AttemptResult> result;
-  int64_t heard_at = 0;
-  std::function<void(std::string)> watcher;
-};
 
 class World::SimClock final : public Clock {
  public:
@@ -42,7 +29,9 @@ class World::SimExecutor final : public shell::Executor {
  public:
   explicit SimExecutor(World& w) : w_(w) {}
   void post(std::function<void()> call) override {
-    w_.time.in(0, [alive = alive_, call = std::move(call)] { if (*alive) call(); });
+    w_.time.in(0, [alive = alive_, call = std::move(call)] {
+      if (*alive) call();
+    });
   }
   TimerId after(int64_t ms, std::function<void()> call) override {
     const TimerId id = next_++;
@@ -65,7 +54,9 @@ class World::SimExecutor final : public shell::Executor {
 class World::SimRandom final : public shell::Random {
  public:
   explicit SimRandom(World& w) : w_(w) {}
-  std::string id(std::string_view prefix) override { return std::string(prefix) + "-" + std::to_string(w_.next_id_++); }
+  std::string id(std::string_view prefix) override {
+    return std::string(prefix) + "-" + std::to_string(w_.next_id_++);
+  }
 
  private:
   World& w_;
@@ -92,16 +83,25 @@ class World::SimStore final : public storage::Store {
     }
   }
   Result<storage::LiveState> load_live() override { return w_.journal.load_live(); }
-  Result<storage::RunRow> find_run(const std::string& id) override { return w_.journal.find_run(id); }
+  Result<storage::RunRow> find_run(const std::string& id) override {
+    return w_.journal.find_run(id);
+  }
   Result<std::optional<storage::RunRow>> find_idempotency_key(const std::string& key) override {
     return w_.journal.find_idempotency_key(key);
   }
-  Result<std::vector<storage::RunRow>> list_runs(bool all, uint32_t limit) override { return w_.journal.list_runs(all, limit); }
-  Result<std::vector<storage::StageRow>> stages_of(const std::string& id) override { return w_.journal.stages_of(id); }
-  Result<std::vector<storage::EventRow>> events_of(const std::string& id, uint64_t after, uint32_t limit) override {
+  Result<std::vector<storage::RunRow>> list_runs(bool all, uint32_t limit) override {
+    return w_.journal.list_runs(all, limit);
+  }
+  Result<std::vector<storage::StageRow>> stages_of(const std::string& id) override {
+    return w_.journal.stages_of(id);
+  }
+  Result<std::vector<storage::EventRow>> events_of(const std::string& id, uint64_t after,
+                                                   uint32_t limit) override {
     return w_.journal.events_of(id, after, limit);
   }
-  Result<std::map<std::string, std::string>> secrets_of(const std::string& id) override { return w_.journal.secrets_of(id); }
+  Result<std::map<std::string, std::string>> secrets_of(const std::string& id) override {
+    return w_.journal.secrets_of(id);
+  }
   Result<std::vector<std::string>> check() override { return w_.journal.check(); }
 
  private:
@@ -118,7 +118,8 @@ class World::SimTransport final : public shell::Transport {
     w.time.in(w.time.pick(0, 2), [&w, channel, routing_id, payload = std::move(payload)] {
       if (channel == shell::Channel::kStages) return w.to_host(routing_id, payload);
       v1::ClientReply reply;
-      if (reply.ParseFromString(payload)) w.replies_[reply.request_id()].push_back(std::move(reply));
+      if (reply.ParseFromString(payload))
+        w.replies_[reply.request_id()].push_back(std::move(reply));
     });
   }
   void allow_node(const std::string&, const std::string&) override {}
@@ -132,7 +133,8 @@ class World::SimProcesses final : public shell::Processes {
  public:
   explicit SimProcesses(World& w) : w_(w) {}
   Result<ProcessId> spawn_host(const shell::HostSpec& spec) override {
-    if (w_.time.chance(w_.behaviour.spawn_fails)) return Error{ErrorCode::kUnavailable, "fork: no more processes", {}};
+    if (w_.time.chance(w_.behaviour.spawn_fails))
+      return Error{ErrorCode::kUnavailable, "fork: no more processes", {}};
     auto host = std::make_unique<Host>();
     host->id = spec.host_id;
     host->process = ProcessId{w_.next_pid_++, 1, "boot"};
@@ -181,7 +183,8 @@ class World::SimLogs final : public shell::StageLogs {
   void append(const std::string& run, const std::string& stage, const std::string& line) override {
     files_[run + "/" + stage] += line + "\n";
   }
-  std::string read(const std::string& run, const std::string& stage, uint64_t offset, size_t max) override {
+  std::string read(const std::string& run, const std::string& stage, uint64_t offset,
+                   size_t max) override {
     const std::string& f = files_[run + "/" + stage];
     return offset >= f.size() ? "" : f.substr(offset, max);
   }
@@ -191,7 +194,8 @@ class World::SimLogs final : public shell::StageLogs {
 };
 
 struct World::Daemon {
-  explicit Daemon(World& w) : clock(w), executor(w), random(w), store(w), transport(w), processes(w) {}
+  explicit Daemon(World& w)
+      : clock(w), executor(w), random(w), store(w), transport(w), processes(w) {}
   SimClock clock;
   SimExecutor executor;
   SimRandom random;
@@ -216,9 +220,13 @@ void World::start_daemon() {
   s.secrets_key = Secret(std::string(32, 'k'));
   s.workflows["default"] = three_stages();
   daemon_->shell = std::make_unique<shell::Shell>(
-      shell::World{daemon_->executor, daemon_->clock, daemon_->random, daemon_->store, daemon_->transport,
-                   daemon_->processes, daemon_->logs},
-      s, shell::Shell::Hooks{[this](Status st) { violations.push_back("store: " + st.error().to_string()); }, [] {}, {}});
+      shell::World{daemon_->executor, daemon_->clock, daemon_->random, daemon_->store,
+                   daemon_->transport, daemon_->processes, daemon_->logs},
+      s,
+      shell::Shell::Hooks{
+          [this](Status st) { violations.push_back("store: " + st.error().to_string()); },
+          [] {},
+          {}});
   shell_ = daemon_->shell.get();
   Status started = shell_->start();
   if (!started.ok()) violations.push_back("start: " + started.error().to_string());
@@ -248,7 +256,8 @@ bool World::run_until(const std::function<bool()>& done, int64_t ms) {
     if (over || !time.step()) return done();
   }
   // The mark stays in the queue: let it do no harm.
-  while (!over && time.step()) {}
+  while (!over && time.step()) {
+  }
   return true;
 }
 
@@ -286,7 +295,8 @@ void World::die(const std::string& id) {
   Host* h = alive(id);
   if (!h) return;
   h->living = h->acting = false;
-  if (h->watcher) time.in(time.pick(0, 3), [w = std::move(h->watcher)] { w("killed by signal 9"); });
+  if (h->watcher)
+    time.in(time.pick(0, 3), [w = std::move(h->watcher)] { w("killed by signal 9"); });
 }
 
 void World::say(Host& host, v1::StageMessage message) {
@@ -330,124 +340,6 @@ v1::WorkflowDefinition three_stages() {
     before = name;
   }
   return w;
-}
-
-}  // namespace bp::sim
-
-// ---- stage hosts: what they hear, do and say ----
-namespace bp::sim {
-
-void World::to_host(const std::string& host_id, const std::string& payload) {
-  Host* h = alive(host_id);
-  v1::StageBatch batch;
-  if (!h || !batch.ParseFromString(payload)) return;
-  h->heard = true;
-  h->heard_at = time.now;
-  for (const auto& m : batch.messages()) {
-    if (m.has_run() && !h->ref.run_id().size()) begin(*h, m);
-    if (m.has_cancel() && h->acting) on_cancel(*h);
-    if (m.has_result_ack() && h->result) die(host_id);
-  }
-}
-
-// No two hosts may work at one stage of one run at a time.
-void World::begin(Host& host, const v1::StageMessage& m) {
-  for (const auto& [id, other] : hosts_) {
-    if (other->living && other->acting && other->ref.run_id() == m.ref().run_id() &&
-        other->ref.stage() == m.ref().stage()) {
-      violations.push_back("two attempts of " + m.ref().stage() + " act at once: epochs " +
-                           std::to_string(other->ref.epoch().counter()) + " and " +
-                           std::to_string(m.ref().epoch().counter()));
-    }
-  }
-  ++attempts_begun;
-  host.ref = m.ref();
-  host.mode = m.run().mode();
-  host.acting = true;
-  host.keeps = m.ref().stage() == "serve" && host.mode == v1::ATTEMPT_MODE_APPLY;
-  host.ignores_cancel = time.chance(behaviour.ignore_cancel);
-  const std::string id = host.id;
-  beat(id);
-  const bool calm = host.mode == v1::ATTEMPT_MODE_DESTROY;
-  v1::AttemptResult result;
-  if (time.chance(behaviour.crash)) return time.in(time.pick(0, 400), [this, id] { die(id); });
-  if (time.chance(behaviour.hang)) {
-    host.mute = host.ignores_cancel = true;
-    return;
-  }
-  if (!calm && time.chance(behaviour.rewind)) {
-    result.set_outcome(v1::AttemptResult::FAILED);
-    result.mutable_error()->set_code("BP_PEER_LOST");
-    result.set_rewind_to_stage("make");
-  } else if (time.chance(behaviour.fail)) {
-    result.set_outcome(v1::AttemptResult::FAILED);
-    result.mutable_error()->set_code("BP_UNAVAILABLE");
-    result.mutable_error()->set_message("not now");
-  } else if (!calm && time.chance(behaviour.fail_for_good)) {
-    result.set_outcome(v1::AttemptResult::FAILED);
-    result.mutable_error()->set_code("BP_INVALID_ARGUMENT");
-  } else if (host.keeps) {
-    return time.in(time.pick(5, 300), [this, id] {
-      if (Host* h = alive(id)) {
-        h->ready = true;
-        beat(id);
-      }
-    });
-  } else {
-    result.set_outcome(v1::AttemptResult::SUCCEEDED);
-    (*result.mutable_outputs())["out"] = "made by " + std::to_string(m.ref().epoch().counter());
-    result.set_handle("handle");
-  }
-  time.in(time.pick(1, 500), [this, id, result] { finish(id, result); });
-}
-
-void World::beat(const std::string& id) {
-  Host* h = alive(id);
-  if (!h || !h->acting || h->mute) return;
-  v1::StageMessage m;
-  m.mutable_beat()->mutable_progress()->set_done(static_cast<uint64_t>(time.now));
-  m.mutable_beat()->set_handle("handle");
-  if (time.chance(0.2)) m.mutable_beat()->set_checkpoint("at " + std::to_string(time.now));
-  m.mutable_beat()->set_ready(h->ready);
-  say(*h, m);
-  time.in(500, [this, id] { beat(id); });
-}
-
-void World::on_cancel(Host& host) {
-  if (host.cancelled || host.ignores_cancel) return;
-  host.cancelled = true;
-  v1::AttemptResult result;
-  result.set_outcome(v1::AttemptResult::CANCELLED);
-  time.in(time.pick(1, 300), [this, id = host.id, result] { finish(id, result); });
-}
-
-void World::finish(const std::string& id, v1::AttemptResult result) {
-  Host* h = alive(id);
-  if (!h || !h->acting) return;
-  h->acting = false;
-  h->result = std::make_unique<v1::AttemptResult>(std::move(result));
-  repeat_result(id);
-}
-
-void World::repeat_result(const std::string& id) {
-  Host* h = alive(id);
-  if (!h) return;
-  v1::StageMessage m;
-  *m.mutable_result() = *h->result;
-  say(*h, m);
-  time.in(500, [this, id] { repeat_result(id); });
-}
-
-std::string small_recipe(const std::string& name) {
-  return R"({"recipe_id": "sim", "recipe_mode": "raycluster", "deployment_name": ")" + name + R"(",
-    "recipe_node_shape": "VM.GPU.A10.2",
-    "input_object_storage": [{"par": "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/secret-token/n/ns/b/bucket/o/",
-       "mount_location": "/models", "volume_size_in_gbs": 50, "include": ["m"]}],
-    "recipe_node_pool_size": 2, "recipe_node_boot_volume_size_in_gbs": 200, "recipe_nvidia_gpu_count": 2,
-    "recipe_ephemeral_storage_size": 100, "recipe_container_port": "8000",
-    "recipe_raycluster_params": {"model_path_in_container": "/models/m", "head_node_num_cpus": "8",
-      "head_node_num_gpus": "2", "head_node_cpu_mem_in_gbs": "64", "num_worker_nodes": "1",
-      "worker_node_num_cpus": "8", "worker_node_num_gpus": "2", "worker_node_cpu_mem_in_gbs": "64"}})";
 }
 
 }  // namespace bp::sim

@@ -1,6 +1,6 @@
-// A whole world for one daemon, in one thread, from one seed: virtual time, a store that loses what was not
-// durable, stage hosts that succeed, fail, crash, hang and answer late, messages that take their time, and a
-// daemon that dies at any point and starts again.
+// A whole world for one daemon, in one thread, from one seed: virtual time, a store that loses what
+// was not durable, stage hosts that succeed, fail, crash, hang and answer late, messages that take
+// their time, and a daemon that dies at any point and starts again.
 #pragma once
 #include <deque>
 #include <functional>
@@ -28,7 +28,9 @@ class Scheduler {
   void in(int64_t ms, std::function<void()> call) { at(now + ms, std::move(call)); }
   /// False when nothing is left to do.
   bool step();
-  int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(random); }
+  int64_t pick(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random);
+  }
   bool chance(double p) { return std::uniform_real_distribution<double>(0, 1)(random) < p; }
 
   int64_t now = 1'000'000;
@@ -47,7 +49,8 @@ class Scheduler {
 
 /// What a stage host does with an attempt.
 struct Behaviour {
-  double fail = 0.1, fail_for_good = 0, crash = 0.1, hang = 0.03, rewind = 0.05, ignore_cancel = 0.2;
+  double fail = 0.1, fail_for_good = 0, crash = 0.1, hang = 0.03, rewind = 0.05,
+         ignore_cancel = 0.2;
   double spawn_fails = 0.03, crash_early = 0.03;
 };
 

@@ -19,17 +19,23 @@ using namespace bp;
 namespace {
 
 const char* kWorkflow = R"({"name": "default", "version": 1, "stages": [
-  {"name": "one", "plugin": "steps", "needs_secrets": true, "has_destroy": true, "options": {"do": "crash-once"},
-   "retry": {"max_attempts": 5, "first_delay_ms": 20, "multiplier": 2, "max_delay_ms": 100}, "heartbeat_timeout_ms": 20000},
+  {"name": "one", "plugin": "steps", "needs_secrets": true, "has_destroy": true,
+   "options": {"do": "crash-once"},
+   "retry": {"max_attempts": 5, "first_delay_ms": 20, "multiplier": 2, "max_delay_ms": 100},
+   "heartbeat_timeout_ms": 20000},
   {"name": "two", "plugin": "steps", "after": ["one"], "needs_secrets": true, "options": {"do": "fail-once"},
-   "retry": {"max_attempts": 5, "first_delay_ms": 20, "multiplier": 2, "max_delay_ms": 100}, "heartbeat_timeout_ms": 20000},
-  {"name": "three", "plugin": "steps", "after": ["two"], "keeps_running": true, "has_destroy": true, "options": {"do": "keep"},
-   "retry": {"max_attempts": 5, "first_delay_ms": 20, "multiplier": 2, "max_delay_ms": 100}, "heartbeat_timeout_ms": 20000}]})";
+   "retry": {"max_attempts": 5, "first_delay_ms": 20, "multiplier": 2, "max_delay_ms": 100},
+   "heartbeat_timeout_ms": 20000},
+  {"name": "three", "plugin": "steps", "after": ["two"], "keeps_running": true, "has_destroy": true,
+   "options": {"do": "keep"},
+   "retry": {"max_attempts": 5, "first_delay_ms": 20, "multiplier": 2, "max_delay_ms": 100},
+   "heartbeat_timeout_ms": 20000}]})";
 
 std::string recipe(const std::string& name) {
   return R"({"recipe_id": "t", "recipe_mode": "raycluster", "deployment_name": ")" + name + R"(",
     "recipe_node_shape": "VM.GPU.A10.2",
-    "input_object_storage": [{"par": "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/hidden-token/n/ns/b/bucket/o/",
+    "input_object_storage": [{"par":
+       "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/hidden-token/n/ns/b/bucket/o/",
        "mount_location": "/models", "volume_size_in_gbs": 50, "include": ["m"]}],
     "recipe_node_pool_size": 2, "recipe_node_boot_volume_size_in_gbs": 200, "recipe_nvidia_gpu_count": 2,
     "recipe_ephemeral_storage_size": 100, "recipe_container_port": "8000",
@@ -64,8 +70,11 @@ struct Site {
   Result<ProcessId> spawn() {
     SpawnOptions o;
     o.program = std::string(BP_BUILD_DIR) + "/bin/bp-daemon";
-    o.args = {"--state-dir", dir + "/s", "--run-dir", dir + "/r", "--workflow-dir", dir + "/w", "--plugin-dir",
-              std::string(BP_BUILD_DIR) + "/tests/daemon_plugins", "--embedded"};
+    o.args = {"--state-dir",    dir + "/s",
+              "--run-dir",      dir + "/r",
+              "--workflow-dir", dir + "/w",
+              "--plugin-dir",   std::string(BP_BUILD_DIR) + "/tests/daemon_plugins",
+              "--embedded"};
     o.log_file = dir + "/daemon.log";
     o.env = env;
     return process_spawn(o);
@@ -81,7 +90,8 @@ struct Site {
     REQUIRE(process_signal(daemon, signal).ok());
     for (int i = 0; i < 500; ++i) {
       int status = 0;
-      if (::waitpid(daemon.pid, &status, WNOHANG) == daemon.pid) return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+      if (::waitpid(daemon.pid, &status, WNOHANG) == daemon.pid)
+        return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     FAIL("the daemon did not end");
@@ -90,7 +100,8 @@ struct Site {
   v1::ClientReply next(uint64_t id) {
     for (;;) {
       auto got = dealer->recv(Deadline::in_ms(20'000));
-      if (!got.ok()) FAIL(got.error().to_string() + "\n" + read_file(dir + "/daemon.log", 1 << 20).value());
+      if (!got.ok())
+        FAIL(got.error().to_string() + "\n" + read_file(dir + "/daemon.log", 1 << 20).value());
       auto reply = bus::parse<v1::ClientReply>(*got);
       REQUIRE(reply.ok());
       if (reply->request_id() == id) return std::move(reply).value();
@@ -124,7 +135,8 @@ struct Site {
       auto reply = next(request);
       REQUIRE(!reply.has_error());
       for (const auto& s : reply.run().stages()) {
-        if (s.has_host()) hosts.push_back({s.host().pid(), s.host().start_ticks(), s.host().boot_id()});
+        if (s.has_host())
+          hosts.push_back({s.host().pid(), s.host().start_ticks(), s.host().boot_id()});
       }
       if (reply.final()) return reply.run();
     }
@@ -138,7 +150,9 @@ struct Site {
 
 }  // namespace
 
-TEST_CASE("a run survives a crash of its host, a failure, and kill -9 of the daemon; then it is stopped") {
+TEST_CASE(
+    "a run survives a crash of its host, a failure, and kill -9 of the daemon; then it is "
+    "stopped") {
   Site s;
   s.start();
   auto submitted = s.submit(recipe("Alpha One"), "k1");
@@ -186,7 +200,8 @@ TEST_CASE("a run survives a crash of its host, a failure, and kill -9 of the dae
   logs.mutable_logs()->set_stage("one");
   const uint64_t request = s.send(logs);
   std::string text;
-  for (auto line = s.next(request); !line.final(); line = s.next(request)) text += line.log().source() + "|" + line.log().text() + "\n";
+  for (auto line = s.next(request); !line.final(); line = s.next(request))
+    text += line.log().source() + "|" + line.log().text() + "\n";
   CHECK(text.find("one|info doing crash-once\none|info for ") != std::string::npos);
 
   CHECK(s.stop_run(view.id()).has_accepted());
@@ -199,7 +214,8 @@ TEST_CASE("a run survives a crash of its host, a failure, and kill -9 of the dae
   doctor.mutable_doctor()->set_replay(true);
   const uint64_t check = s.send(doctor);
   for (auto f = s.next(check); !f.final(); f = s.next(check)) {
-    if (f.finding().check() == "journal" || f.finding().check() == "replay") CHECK(f.finding().level() == "ok");
+    if (f.finding().check() == "journal" || f.finding().check() == "replay")
+      CHECK(f.finding().level() == "ok");
   }
   CHECK(s.stop(SIGTERM) == 0);
   auto log = read_file(s.dir + "/daemon.log", 8 << 20);

@@ -1,4 +1,7 @@
-// The bus over real sockets: who is let in, what a bad peer can do (nothing), what survives a restart.
+// The bus over real sockets: who is let in, what a bad peer can do (nothing), what survives a
+// restart.
+#include "engine/bus/bus.h"
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -18,7 +21,6 @@
 #include "engine/base/fd.h"
 #include "engine/base/files.h"
 #include "engine/base/ids.h"
-#include "engine/bus/bus.h"
 
 using namespace bp;
 using namespace bp::bus;
@@ -52,7 +54,8 @@ std::unique_ptr<Dealer> dial(Context& c, DialOptions o) {
 struct CurveServer {
   KeyPair server = make_key_pair(), client = make_key_pair();
   std::unique_ptr<Router> router;
-  explicit CurveServer(Context& c, std::string endpoint = "tcp://127.0.0.1:0", size_t max_bytes = 0) {
+  explicit CurveServer(Context& c, std::string endpoint = "tcp://127.0.0.1:0",
+                       size_t max_bytes = 0) {
     router = bind(c, {endpoint, server,
                       [key = client.public_key](std::string_view k) {
                         return k == key ? std::string("node:a") : std::string();
@@ -93,7 +96,7 @@ TEST_CASE("ipc carries messages both ways and tells the peer's user") {
   auto c = context();
   const std::string path = dir.path + "/s.sock";
   auto router = bind(*c, {"ipc://" + path, {}, {}});
-  struct stat st{};
+  struct stat st {};
   REQUIRE(::stat(path.c_str(), &st) == 0);
   CHECK((st.st_mode & 0777) == 0600);
   auto dealer = dial(*c, {"ipc://" + path, "me"});
@@ -181,9 +184,11 @@ TEST_CASE("garbage on a raw connection harms nobody") {
   round_trip(*s.router, *good, "node:a");
 }
 
-TEST_CASE("clients reconnect when the server comes back, and a restarted client takes over its id") {
+TEST_CASE(
+    "clients reconnect when the server comes back, and a restarted client takes over its id") {
   TempDir dir;
-  auto c = context(), server = context();  // a restart is a new context: the old socket is gone then
+  auto c = context(),
+       server = context();  // a restart is a new context: the old socket is gone then
   const std::string endpoint = "ipc://" + dir.path + "/s.sock";
   auto router = bind(*server, {endpoint, {}, {}});
   auto dealer = dial(*c, {endpoint, "host-1"});
@@ -225,9 +230,8 @@ TEST_CASE("a stale socket file is replaced, a living or foreign one is not") {
         ErrorCode::kInvalidArgument);
 
   CurveServer busy(*c);
-  auto again = Router::bind(*c, {busy.router->endpoint(), busy.server, [](std::string_view) {
-                                   return std::string();
-                                 }});
+  auto again = Router::bind(
+      *c, {busy.router->endpoint(), busy.server, [](std::string_view) { return std::string(); }});
   CHECK(again.error().code == ErrorCode::kPortBusy);
 }
 
@@ -264,7 +268,8 @@ struct Loop {
     Deadline deadline = Deadline::in_ms(ms);
     while (!done()) {
       std::unique_lock lock(mutex);
-      if (!cv.wait_for(lock, std::chrono::milliseconds(deadline.left_ms()), [&] { return !queue.empty(); })) {
+      if (!cv.wait_for(lock, std::chrono::milliseconds(deadline.left_ms()),
+                       [&] { return !queue.empty(); })) {
         return false;
       }
       auto f = std::move(queue.front());
@@ -290,12 +295,15 @@ TEST_CASE("a socket thread takes sends from many threads and keeps the order of 
   bool in_order = true;
   std::string unreachable;
   SocketThread::SocketId server = 0;
-  auto listening = t.listen({"ipc://" + dir.path + "/s.sock", {}, {}}, [&](Incoming m) {
-    ++received;
-    const int who = m.payload[0] - '0';
-    in_order &= std::stoi(m.payload.substr(2)) == next[static_cast<size_t>(who)]++;
-    t.send(server, m.peer.routing_id, m.payload);
-  }, [&](std::string id) { unreachable = id; });
+  auto listening = t.listen(
+      {"ipc://" + dir.path + "/s.sock", {}, {}},
+      [&](Incoming m) {
+        ++received;
+        const int who = m.payload[0] - '0';
+        in_order &= std::stoi(m.payload.substr(2)) == next[static_cast<size_t>(who)]++;
+        t.send(server, m.peer.routing_id, m.payload);
+      },
+      [&](std::string id) { unreachable = id; });
   REQUIRE(listening.ok());
   server = listening->id;
   auto client = t.dial({listening->endpoint, ""}, [&](std::string) { ++echoed; });
@@ -303,7 +311,8 @@ TEST_CASE("a socket thread takes sends from many threads and keeps the order of 
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&, i] {
-      for (int k = 0; k < kEach; ++k) t.send(*client, "", std::to_string(i) + ":" + std::to_string(k));
+      for (int k = 0; k < kEach; ++k)
+        t.send(*client, "", std::to_string(i) + ":" + std::to_string(k));
     });
   }
   CHECK(loop.run_until([&] { return echoed == kThreads * kEach; }));

@@ -1,9 +1,10 @@
 // The node registry in a world of virtual time.
+#include "engine/shell/nodes.h"
+
 #include <catch2/catch.hpp>
 #include <map>
 
 #include "engine/base/limits.h"
-#include "engine/shell/nodes.h"
 #include "storage/memory_store.h"
 
 using namespace bp;
@@ -45,17 +46,21 @@ struct FakeWorld final : Random, Transport, Processes, StageLogs {
   std::vector<std::pair<std::string, v1::NodeMessage>> sent;
   std::vector<std::string> notices;
   bool heard = true;
-  NodeRegistry nodes{world,
-                     {[this](const std::string& run, const v1::NodeNotice& n) {
-                        notices.push_back(run + " " + n.node_id() + (n.node_up() ? " up" : n.node_lost() ? " lost" : " ended " + n.process_ended().process_key()));
-                        return heard;
-                      },
-                      [](const std::string&) {
-                        v1::Epoch e;
-                        e.set_counter(9);
-                        return e;
-                      },
-                      [](const std::string&) {}}};
+  NodeRegistry nodes{
+      world,
+      {[this](const std::string& run, const v1::NodeNotice& n) {
+         notices.push_back(run + " " + n.node_id() +
+                           (n.node_up()     ? " up"
+                            : n.node_lost() ? " lost"
+                                            : " ended " + n.process_ended().process_key()));
+         return heard;
+       },
+       [](const std::string&) {
+         v1::Epoch e;
+         e.set_counter(9);
+         return e;
+       },
+       [](const std::string&) {}}};
 
   std::string id(std::string_view p) override { return std::string(p); }
   void send(Channel, const std::string& to, std::string payload) override {
@@ -91,7 +96,8 @@ struct FakeWorld final : Random, Transport, Processes, StageLogs {
     nodes.on_message({"c1", user}, m);
   }
   size_t commands() const {
-    return static_cast<size_t>(std::count_if(sent.begin(), sent.end(), [](const auto& s) { return s.second.has_command(); }));
+    return static_cast<size_t>(std::count_if(sent.begin(), sent.end(),
+                                             [](const auto& s) { return s.second.has_command(); }));
   }
 };
 
@@ -127,7 +133,9 @@ TEST_CASE("a call ends at its deadline and says what was wrong with the node") {
   FakeWorld w;
   w.nodes.admit("r", "n1-0", "KEY", false);
   std::string message;
-  auto done = [&](v1::NodeCommandReply r) { message = r.error().code() + " " + r.error().message(); };
+  auto done = [&](v1::NodeCommandReply r) {
+    message = r.error().code() + " " + r.error().message();
+  };
   w.nodes.call("h/1", "r", "n1-0", {}, 700, done);
   w.time.pass(699);
   CHECK(message.empty());

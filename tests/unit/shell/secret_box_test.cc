@@ -1,10 +1,11 @@
+#include "engine/shell/secret_box.h"
+
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
 
 #include "engine/base/files.h"
 #include "engine/base/ids.h"
-#include "engine/shell/secret_box.h"
 
 using namespace bp;
 using bp::shell::SecretBox;
@@ -17,7 +18,8 @@ TEST_CASE("a sealed secret opens only where it belongs") {
   CHECK(box.open("r-1", "par-0", sealed)->reveal() == "https://host/p/token/o/");
   CHECK(box.open("r-2", "par-0", sealed).error().code == ErrorCode::kCorruptData);
   CHECK(box.open("r-1", "par-1", sealed).error().code == ErrorCode::kCorruptData);
-  CHECK(SecretBox(Secret(std::string(32, 'b'))).open("r-1", "par-0", sealed).error().code == ErrorCode::kCorruptData);
+  CHECK(SecretBox(Secret(std::string(32, 'b'))).open("r-1", "par-0", sealed).error().code ==
+        ErrorCode::kCorruptData);
   for (size_t i : {size_t{0}, sealed.size() / 2, sealed.size() - 1}) {
     std::string bent = sealed;
     bent[i] = static_cast<char>(bent[i] ^ 1);
