@@ -20,9 +20,13 @@ json::array ids(const Tokens& tokens) {
   for (const auto& t : tokens) out.emplace_back(t.token());
   return out;
 }
-std::string token_text(const AnswerContext& c, uint32_t token) { return valid_utf8(c.tokenizer->token_bytes(token, true)); }
+std::string token_text(const AnswerContext& c, uint32_t token) {
+  return valid_utf8(c.tokenizer->token_bytes(token, true));
+}
 /// JSON has no infinities; OpenAI writes -9999.0 for a probability of zero.
-double finite(float logprob) { return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0; }
+double finite(float logprob) {
+  return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0;
+}
 
 json::object chat_logprob(const AnswerContext& c, uint32_t token, float logprob) {
   std::string bytes = c.tokenizer->token_bytes(token, true);
@@ -36,7 +40,8 @@ json::value chat_logprobs(const AnswerContext& c, const Tokens& tokens) {
   for (const auto& t : tokens) {
     json::object entry = chat_logprob(c, t.token(), t.logprob());
     json::array top;
-    for (const auto& alternative : t.top()) top.push_back(chat_logprob(c, alternative.token(), alternative.logprob()));
+    for (const auto& alternative : t.top())
+      top.push_back(chat_logprob(c, alternative.token(), alternative.logprob()));
     entry["top_logprobs"] = std::move(top);
     content.push_back(std::move(entry));
   }
@@ -55,14 +60,19 @@ json::value completion_logprobs(const AnswerContext& c, const Tokens& tokens, si
     for (const auto& a : t.top()) top[token_text(c, a.token())] = finite(a.logprob());
     tops.push_back(std::move(top));
   }
-  return json::object{{"text_offset", offsets}, {"token_logprobs", logprobs}, {"tokens", texts}, {"top_logprobs", tops}};
+  return json::object{{"text_offset", offsets},
+                      {"token_logprobs", logprobs},
+                      {"tokens", texts},
+                      {"top_logprobs", tops}};
 }
 
 json::object usage(const AnswerContext& c, const std::vector<ChoiceState>& choices) {
   uint64_t prompt = 0, completion = 0;
   for (const auto& p : c.prompts) prompt += p.size();
   for (const auto& choice : choices) completion += choice.tokens.size();
-  return {{"prompt_tokens", prompt}, {"total_tokens", prompt + completion}, {"completion_tokens", completion}};
+  return {{"prompt_tokens", prompt},
+          {"total_tokens", prompt + completion},
+          {"completion_tokens", completion}};
 }
 json::object envelope(const AnswerContext& c, const char* object) {
   return {{"id", c.id}, {"object", object}, {"created", c.created}, {"model", c.model}};
@@ -96,8 +106,8 @@ std::string render_answer(const AnswerContext& c, const std::vector<ChoiceState>
   return json::serialize(out);
 }
 
-std::string render_chunk(const AnswerContext& c, const ChoiceState& choice, const std::string& text, const Tokens& tokens,
-                         bool first) {
+std::string render_chunk(const AnswerContext& c, const ChoiceState& choice, const std::string& text,
+                         const Tokens& tokens, bool first) {
   const ApiRequest& r = *c.request;
   json::object out = envelope(c, r.chat ? "chat.completion.chunk" : "text_completion");
   json::object o{{"index", choice.index}};

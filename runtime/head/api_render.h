@@ -1,4 +1,5 @@
-// Answers of the completion endpoints as JSON, in OpenAI's shapes with vLLM's token id fields. Pure.
+// Answers of the completion endpoints as JSON, in OpenAI's shapes with vLLM's token id fields.
+// Pure.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -12,7 +13,7 @@ namespace bp::rt {
 /// What has come of one choice so far.
 struct ChoiceState {
   uint32_t index = 0;
-  size_t prompt = 0;                     // which prompt it belongs to
+  size_t prompt = 0;  // which prompt it belongs to
   std::string text;
   std::vector<v1::SampledToken> tokens;  // all of them, a stop token too
   std::string finish_reason;             // empty: not finished
@@ -22,18 +23,20 @@ struct ChoiceState {
 struct AnswerContext {
   const ApiRequest* request = nullptr;
   const Tokenizer* tokenizer = nullptr;
-  std::string id;                        // "chatcmpl-..." or "cmpl-..."
-  int64_t created = 0;                   // Unix seconds
+  std::string id;       // "chatcmpl-..." or "cmpl-..."
+  int64_t created = 0;  // Unix seconds
   std::string model;
   std::vector<TokenList> prompts;
 };
 
 std::string render_answer(const AnswerContext& context, const std::vector<ChoiceState>& choices);
 /// One event's JSON. `text` and `tokens` are what is new; `first`: the first chunk of the choice.
-std::string render_chunk(const AnswerContext& context, const ChoiceState& choice, const std::string& text,
-                         const std::vector<v1::SampledToken>& tokens, bool first);
+std::string render_chunk(const AnswerContext& context, const ChoiceState& choice,
+                         const std::string& text, const std::vector<v1::SampledToken>& tokens,
+                         bool first);
 /// Opens a chat choice: role and empty content.
 std::string render_role_chunk(const AnswerContext& context, const ChoiceState& choice);
-std::string render_usage_chunk(const AnswerContext& context, const std::vector<ChoiceState>& choices);
+std::string render_usage_chunk(const AnswerContext& context,
+                               const std::vector<ChoiceState>& choices);
 
 }  // namespace bp::rt

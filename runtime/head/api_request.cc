@@ -22,12 +22,18 @@ constexpr uint32_t kTopLogprobsMax = 20;
 
 std::string kind_of(const json::value& v) {
   switch (v.kind()) {
-    case json::kind::null: return "null";
-    case json::kind::bool_: return "a boolean";
-    case json::kind::string: return "a string";
-    case json::kind::array: return "an array";
-    case json::kind::object: return "an object";
-    default: return "the number " + json::serialize(v);
+    case json::kind::null:
+      return "null";
+    case json::kind::bool_:
+      return "a boolean";
+    case json::kind::string:
+      return "a string";
+    case json::kind::array:
+      return "an array";
+    case json::kind::object:
+      return "an object";
+    default:
+      return "the number " + json::serialize(v);
   }
 }
 
@@ -35,8 +41,10 @@ std::string kind_of(const json::value& v) {
 struct Wrong {
   ApiError error;
 };
-[[noreturn]] void wrong(const std::string& field, const json::value& found, const std::string& expected) {
-  throw Wrong{ApiError{400, fmt::format("'{}': found {}, expected {}", field, kind_of(found), expected),
+[[noreturn]] void wrong(const std::string& field, const json::value& found,
+                        const std::string& expected) {
+  throw Wrong{ApiError{400,
+                       fmt::format("'{}': found {}, expected {}", field, kind_of(found), expected),
                        "invalid_request_error", field, "invalid_value"}};
 }
 
@@ -48,7 +56,8 @@ double number(const std::string& field, const json::value& v, double low, double
 int64_t integer(const std::string& field, const json::value& v, int64_t low, int64_t high) {
   std::string expected = fmt::format("an integer from {} to {}", low, high);
   if (v.is_uint64()) wrong(field, v, expected);  // beyond int64
-  bool whole = v.is_double() && v.get_double() == std::floor(v.get_double()) && std::abs(v.get_double()) < 1e15;
+  bool whole = v.is_double() && v.get_double() == std::floor(v.get_double()) &&
+               std::abs(v.get_double()) < 1e15;
   if (!v.is_int64() && !whole) wrong(field, v, expected);
   int64_t i = v.is_int64() ? v.get_int64() : static_cast<int64_t>(v.get_double());
   if (i < low || i > high) wrong(field, v, expected);
@@ -73,7 +82,8 @@ void read_stop(ApiRequest& r, const std::string& f, const json::value& v) {
   };
   if (!v.is_array()) return one(f, v);
   if (v.get_array().size() > kStopsMax) wrong(f, v, fmt::format("at most {} strings", kStopsMax));
-  for (size_t i = 0; i < v.get_array().size(); ++i) one(fmt::format("{}[{}]", f, i), v.get_array()[i]);
+  for (size_t i = 0; i < v.get_array().size(); ++i)
+    one(fmt::format("{}[{}]", f, i), v.get_array()[i]);
 }
 
 TokenList read_tokens(const std::string& f, const json::array& a) {
@@ -90,7 +100,8 @@ void read_prompt(ApiRequest& r, const std::string& f, const json::value& v) {
     r.prompts.emplace_back(std::string(v.get_string()));
     return;
   }
-  if (!v.is_array() || v.get_array().empty()) wrong(f, v, "a string, token ids, or a non-empty array of them");
+  if (!v.is_array() || v.get_array().empty())
+    wrong(f, v, "a string, token ids, or a non-empty array of them");
   const json::array& a = v.get_array();
   if (a[0].is_number()) {
     r.prompts.emplace_back(read_tokens(f, a));
@@ -99,9 +110,12 @@ void read_prompt(ApiRequest& r, const std::string& f, const json::value& v) {
   if (a.size() > kPromptsMax) wrong(f, v, fmt::format("at most {} prompts", kPromptsMax));
   for (size_t i = 0; i < a.size(); ++i) {
     std::string where = fmt::format("{}[{}]", f, i);
-    if (a[i].is_string()) r.prompts.emplace_back(std::string(a[i].get_string()));
-    else if (a[i].is_array() && !a[i].get_array().empty()) r.prompts.emplace_back(read_tokens(where, a[i].get_array()));
-    else wrong(where, a[i], "a string or token ids");
+    if (a[i].is_string())
+      r.prompts.emplace_back(std::string(a[i].get_string()));
+    else if (a[i].is_array() && !a[i].get_array().empty())
+      r.prompts.emplace_back(read_tokens(where, a[i].get_array()));
+    else
+      wrong(where, a[i], "a string or token ids");
   }
 }
 
@@ -115,7 +129,8 @@ std::string read_content(const std::string& f, const json::value& v) {
     std::string where = fmt::format("{}[{}]", f, i);
     const json::value* type = part.is_object() ? part.get_object().if_contains("type") : nullptr;
     const json::value* t = part.is_object() ? part.get_object().if_contains("text") : nullptr;
-    if (!type || !type->is_string() || type->get_string() != "text" || !t) wrong(where, part, "a part of type text");
+    if (!type || !type->is_string() || type->get_string() != "text" || !t)
+      wrong(where, part, "a part of type text");
     out += text(where + ".text", *t);
   }
   return out;
@@ -135,8 +150,11 @@ void read_messages(ApiRequest& r, const std::string& f, const json::value& v) {
         out.role = text(field, value);
         if (out.role == "developer") out.role = "system";
         if (out.role != "system" && out.role != "user" && out.role != "assistant") {
-          throw Wrong{ApiError{400, fmt::format("'{}': found '{}', expected system, developer, user or assistant", field,
-                                                out.role.substr(0, 64)), "invalid_request_error", field, "invalid_value"}};
+          throw Wrong{ApiError{
+              400,
+              fmt::format("'{}': found '{}', expected system, developer, user or assistant", field,
+                          out.role.substr(0, 64)),
+              "invalid_request_error", field, "invalid_value"}};
         }
       } else if (key == "content") {
         out.content = read_content(field, value);
@@ -144,8 +162,8 @@ void read_messages(ApiRequest& r, const std::string& f, const json::value& v) {
       } else if (key == "name" || key == "refusal") {
         if (!value.is_null()) text(field, value);
       } else if (!value.is_null() && !(value.is_array() && value.get_array().empty())) {
-        throw Wrong{ApiError{400, fmt::format("'{}' is not supported", field), "invalid_request_error", field,
-                             "unsupported_parameter"}};
+        throw Wrong{ApiError{400, fmt::format("'{}' is not supported", field),
+                             "invalid_request_error", field, "unsupported_parameter"}};
       }
     }
     if (out.role.empty() || !has_content) wrong(where, m, "an object with role and content");
@@ -157,11 +175,13 @@ void read_stream_options(ApiRequest& r, const std::string& f, const json::value&
   if (!v.is_object()) wrong(f, v, "an object");
   for (const auto& [key, value] : v.get_object()) {
     std::string field = f + "." + std::string(key);
-    if (key == "include_usage") r.include_usage = boolean(field, value);
+    if (key == "include_usage")
+      r.include_usage = boolean(field, value);
     else if (key == "continuous_usage_stats" || key == "include_obfuscation") {
       if (boolean(field, value)) wrong(field, value, "false");
     } else {
-      throw Wrong{ApiError{400, fmt::format("'{}' is not known", field), "invalid_request_error", field, "unknown_parameter"}};
+      throw Wrong{ApiError{400, fmt::format("'{}' is not known", field), "invalid_request_error",
+                           field, "unknown_parameter"}};
     }
   }
 }
@@ -180,25 +200,33 @@ using Reader = void (*)(ApiRequest&, const std::string&, const json::value&);
 /// Fields that are taken only with the value that means "nothing special".
 bool is_neutral(std::string_view field, const json::value& v) {
   auto is_number = [&](double d) { return v.is_number() && v.to_number<double>() == d; };
-  if (field == "frequency_penalty" || field == "presence_penalty" || field == "min_p" || field == "min_tokens") return is_number(0);
-  if (field == "repetition_penalty" || field == "best_of" || field == "length_penalty") return is_number(1);
+  if (field == "frequency_penalty" || field == "presence_penalty" || field == "min_p" ||
+      field == "min_tokens")
+    return is_number(0);
+  if (field == "repetition_penalty" || field == "best_of" || field == "length_penalty")
+    return is_number(1);
   if (field == "logit_bias") return v.is_object() && v.get_object().empty();
   if (field == "tools" || field == "functions") return v.is_array() && v.get_array().empty();
-  if (field == "tool_choice") return v.is_string() && (v.get_string() == "none" || v.get_string() == "auto");
+  if (field == "tool_choice")
+    return v.is_string() && (v.get_string() == "none" || v.get_string() == "auto");
   if (field == "response_format") {
-    return v.is_object() && v.get_object().if_contains("type") && v.at("type").is_string() && v.at("type").get_string() == "text";
+    return v.is_object() && v.get_object().if_contains("type") && v.at("type").is_string() &&
+           v.at("type").get_string() == "text";
   }
   if (field == "suffix") return v.is_string() && v.get_string().empty();
   if (field == "store" || field == "use_beam_search") return v.is_bool() && !v.get_bool();
-  if (field == "modalities") return v.is_array() && v.get_array().size() == 1 && v.get_array()[0] == "text";
-  if (field == "service_tier" || field == "verbosity" || field == "reasoning_effort") return v.is_string();
+  if (field == "modalities")
+    return v.is_array() && v.get_array().size() == 1 && v.get_array()[0] == "text";
+  if (field == "service_tier" || field == "verbosity" || field == "reasoning_effort")
+    return v.is_string();
   return false;
 }
 bool has_neutral(std::string_view field) {
-  for (std::string_view f : {"frequency_penalty", "presence_penalty", "min_p", "min_tokens", "repetition_penalty",
-                             "best_of", "length_penalty", "logit_bias", "tools", "functions", "tool_choice",
-                             "response_format", "suffix", "store", "use_beam_search", "modalities", "service_tier",
-                             "verbosity", "reasoning_effort"}) {
+  for (std::string_view f :
+       {"frequency_penalty", "presence_penalty", "min_p", "min_tokens", "repetition_penalty",
+        "best_of", "length_penalty", "logit_bias", "tools", "functions", "tool_choice",
+        "response_format", "suffix", "store", "use_beam_search", "modalities", "service_tier",
+        "verbosity", "reasoning_effort"}) {
     if (f == field) return true;
   }
   return false;
@@ -210,14 +238,23 @@ const std::map<std::string, Reader, std::less<>>& readers() {
   using V = const json::value&;
   static const std::map<std::string, Reader, std::less<>> kReaders = {
       {"model", [](R r, F f, V v) { r.model = text(f, v); }},
-      {"max_tokens", [](R r, F f, V v) { r.max_tokens = static_cast<uint32_t>(integer(f, v, 1, INT32_MAX)); }},
-      {"temperature", [](R r, F f, V v) { r.temperature = static_cast<float>(number(f, v, 0, 2)); }},
-      {"top_p", [](R r, F f, V v) {
-         if ((r.top_p = static_cast<float>(number(f, v, 0, 1))) <= 0) wrong(f, v, "a number above 0, at most 1");
+      {"max_tokens",
+       [](R r, F f, V v) { r.max_tokens = static_cast<uint32_t>(integer(f, v, 1, INT32_MAX)); }},
+      {"temperature",
+       [](R r, F f, V v) { r.temperature = static_cast<float>(number(f, v, 0, 2)); }},
+      {"top_p",
+       [](R r, F f, V v) {
+         if ((r.top_p = static_cast<float>(number(f, v, 0, 1))) <= 0)
+           wrong(f, v, "a number above 0, at most 1");
        }},
-      {"top_k", [](R r, F f, V v) { r.top_k = static_cast<uint32_t>(std::max<int64_t>(0, integer(f, v, -1, INT32_MAX))); }},
-      {"seed", [](R r, F f, V v) {
-         r.seed = v.is_uint64() ? v.get_uint64() : static_cast<uint64_t>(integer(f, v, INT64_MIN, INT64_MAX));
+      {"top_k",
+       [](R r, F f, V v) {
+         r.top_k = static_cast<uint32_t>(std::max<int64_t>(0, integer(f, v, -1, INT32_MAX)));
+       }},
+      {"seed",
+       [](R r, F f, V v) {
+         r.seed = v.is_uint64() ? v.get_uint64()
+                                : static_cast<uint64_t>(integer(f, v, INT64_MIN, INT64_MAX));
        }},
       {"n", [](R r, F f, V v) { r.n = static_cast<uint32_t>(integer(f, v, 1, kChoicesMax)); }},
       {"stop", read_stop},
@@ -229,7 +266,10 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"user", [](R, F f, V v) { text(f, v); }},
       {"safety_identifier", [](R, F f, V v) { text(f, v); }},
       {"prompt_cache_key", [](R, F f, V v) { text(f, v); }},
-      {"metadata", [](R, F f, V v) { if (!v.is_object()) wrong(f, v, "an object"); }},
+      {"metadata",
+       [](R, F f, V v) {
+         if (!v.is_object()) wrong(f, v, "an object");
+       }},
       {"parallel_tool_calls", [](R, F f, V v) { boolean(f, v); }},
   };
   return kReaders;
@@ -249,7 +289,8 @@ Reader own_reader(bool chat, std::string_view field) {
   }
   if (field == "prompt") return read_prompt;
   if (field == "echo") {
-    return [](ApiRequest& r, const std::string& f, const json::value& v) { r.echo = boolean(f, v); };
+    return
+        [](ApiRequest& r, const std::string& f, const json::value& v) { r.echo = boolean(f, v); };
   }
   return nullptr;
 }
@@ -260,8 +301,12 @@ ApiRequest parse(std::string_view body, bool chat) {
   options.max_depth = limits::kJsonDepth;
   json::monotonic_resource memory;
   json::value v = json::parse({body.data(), body.size()}, ec, &memory, options);
-  if (ec) throw Wrong{ApiError{400, "the body is not valid JSON: " + ec.message(), "invalid_request_error", "", "invalid_json"}};
-  if (!v.is_object()) throw Wrong{ApiError{400, "the body is " + kind_of(v) + ", expected an object", "invalid_request_error", "", ""}};
+  if (ec)
+    throw Wrong{ApiError{400, "the body is not valid JSON: " + ec.message(),
+                         "invalid_request_error", "", "invalid_json"}};
+  if (!v.is_object())
+    throw Wrong{ApiError{400, "the body is " + kind_of(v) + ", expected an object",
+                         "invalid_request_error", "", ""}};
   ApiRequest r;
   r.chat = chat;
   for (const auto& [key, value] : v.get_object()) {
@@ -272,29 +317,35 @@ ApiRequest parse(std::string_view body, bool chat) {
       if (found != readers().end()) reader = found->second;
     }
     if (!reader && !has_neutral(field)) {
-      throw Wrong{ApiError{400, fmt::format("'{}' is not a known field of this endpoint", field.substr(0, 64)),
-                           "invalid_request_error", field.substr(0, 64), "unknown_parameter"}};
+      throw Wrong{ApiError{
+          400, fmt::format("'{}' is not a known field of this endpoint", field.substr(0, 64)),
+          "invalid_request_error", field.substr(0, 64), "unknown_parameter"}};
     }
     if (value.is_null()) continue;  // as if it were absent
-    if (reader) reader(r, field, value);
+    if (reader)
+      reader(r, field, value);
     else if (!is_neutral(field, value)) {
-      throw Wrong{ApiError{400, fmt::format("'{}' is not supported with this value", field), "invalid_request_error", field,
-                           "unsupported_parameter"}};
+      throw Wrong{ApiError{400, fmt::format("'{}' is not supported with this value", field),
+                           "invalid_request_error", field, "unsupported_parameter"}};
     }
   }
   auto missing = [](const char* field) {
-    throw Wrong{ApiError{400, fmt::format("'{}' is required", field), "invalid_request_error", field, "missing_required_parameter"}};
+    throw Wrong{ApiError{400, fmt::format("'{}' is required", field), "invalid_request_error",
+                         field, "missing_required_parameter"}};
   };
   if (chat && r.messages.empty()) missing("messages");
   if (!chat && r.prompts.empty()) missing("prompt");
   if (r.top_logprobs > 0 && !r.want_logprobs) {
-    throw Wrong{ApiError{400, "'top_logprobs' needs 'logprobs': true", "invalid_request_error", "top_logprobs", "invalid_value"}};
+    throw Wrong{ApiError{400, "'top_logprobs' needs 'logprobs': true", "invalid_request_error",
+                         "top_logprobs", "invalid_value"}};
   }
   if (r.echo && r.want_logprobs) {
-    throw Wrong{ApiError{400, "'echo' together with 'logprobs' is not supported", "invalid_request_error", "echo", "unsupported_parameter"}};
+    throw Wrong{ApiError{400, "'echo' together with 'logprobs' is not supported",
+                         "invalid_request_error", "echo", "unsupported_parameter"}};
   }
   if (r.include_usage && !r.stream) {
-    throw Wrong{ApiError{400, "'stream_options' needs 'stream': true", "invalid_request_error", "stream_options", "invalid_value"}};
+    throw Wrong{ApiError{400, "'stream_options' needs 'stream': true", "invalid_request_error",
+                         "stream_options", "invalid_value"}};
   }
   return r;
 }
@@ -305,19 +356,29 @@ std::variant<ApiRequest, ApiError> parse_caught(std::string_view body, bool chat
   } catch (Wrong& w) {
     return std::move(w.error);
   } catch (const std::exception& e) {
-    return ApiError{400, fmt::format("the request cannot be read: {}", e.what()), "invalid_request_error", "", ""};
+    return ApiError{400, fmt::format("the request cannot be read: {}", e.what()),
+                    "invalid_request_error", "", ""};
   }
 }
 
 }  // namespace
 
 std::string api_error_json(const ApiError& e) {
-  auto or_null = [](const std::string& s) { return s.empty() ? json::value(nullptr) : json::value(valid_utf8(s)); };
-  return json::serialize(json::object{{"error", {{"message", valid_utf8(e.message)}, {"type", e.type}, {"param", or_null(e.param)},
-                                                 {"code", or_null(e.code)}}}});
+  auto or_null = [](const std::string& s) {
+    return s.empty() ? json::value(nullptr) : json::value(valid_utf8(s));
+  };
+  return json::serialize(json::object{{"error",
+                                       {{"message", valid_utf8(e.message)},
+                                        {"type", e.type},
+                                        {"param", or_null(e.param)},
+                                        {"code", or_null(e.code)}}}});
 }
 
-std::variant<ApiRequest, ApiError> parse_completion_request(std::string_view body) { return parse_caught(body, false); }
-std::variant<ApiRequest, ApiError> parse_chat_request(std::string_view body) { return parse_caught(body, true); }
+std::variant<ApiRequest, ApiError> parse_completion_request(std::string_view body) {
+  return parse_caught(body, false);
+}
+std::variant<ApiRequest, ApiError> parse_chat_request(std::string_view body) {
+  return parse_caught(body, true);
+}
 
 }  // namespace bp::rt

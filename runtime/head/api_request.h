@@ -27,12 +27,12 @@ using ApiPrompt = std::variant<std::string, TokenList>;
 struct ApiRequest {
   bool chat = false;
   std::string model;
-  std::vector<ChatMessage> messages;       // chat
-  std::vector<ApiPrompt> prompts;          // completion: one or more
+  std::vector<ChatMessage> messages;  // chat
+  std::vector<ApiPrompt> prompts;     // completion: one or more
   std::optional<uint32_t> max_tokens;
   float temperature = 1.0f;
   float top_p = 1.0f;
-  uint32_t top_k = 0;                      // 0: all
+  uint32_t top_k = 0;  // 0: all
   std::optional<uint64_t> seed;
   uint32_t n = 1;
   std::vector<std::string> stop;
@@ -40,7 +40,7 @@ struct ApiRequest {
   bool include_usage = false;
   bool ignore_eos = false;
   bool return_token_ids = false;
-  bool echo = false;                       // completion
+  bool echo = false;  // completion
   bool want_logprobs = false;
   uint32_t top_logprobs = 0;
 };

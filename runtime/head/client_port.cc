@@ -41,7 +41,8 @@ class Replies {
   bus::SocketThread::SocketId socket_ = 0;
 };
 
-/// Generations under way, by client and request id. Outlives the port with the sequences that use it.
+/// Generations under way, by client and request id. Outlives the port with the sequences that use
+/// it.
 struct Running {
   using Key = std::pair<std::string, uint64_t>;
   std::mutex mutex;
@@ -81,12 +82,14 @@ class ClientPortImpl final : public ClientPort {
     bus::ListenOptions listen;
     listen.endpoint = options_.endpoint;
     listen.keys = options_.keys;
-    listen.authorize = [control = options_.control_public_key, client = options_.client_public_key](std::string_view key) {
+    listen.authorize = [control = options_.control_public_key,
+                        client = options_.client_public_key](std::string_view key) {
       if (!control.empty() && key == control) return std::string("control");
       if (!client.empty() && key == client) return std::string("client");
       return std::string();
     };
-    auto listening = sockets_->listen(std::move(listen), [this](bus::Incoming in) { on_message(in); });
+    auto listening =
+        sockets_->listen(std::move(listen), [this](bus::Incoming in) { on_message(in); });
     if (!listening.ok()) return std::move(listening).error();
     endpoint_ = listening->endpoint;
     replies_->bind(listening->id);
@@ -104,19 +107,26 @@ class ClientPortImpl final : public ClientPort {
       return;
     }
     switch (request->what_case()) {
-      case v1::HeadRequest::kControl: return control(in.peer, *request);
-      case v1::HeadRequest::kGenerate: return generate(in.peer, *request);
-      case v1::HeadRequest::kCancel: return cancel(in.peer, request->cancel().request_id());
-      default: BP_LOG(warn, "client.empty_request", "user={}", in.peer.user);
+      case v1::HeadRequest::kControl:
+        return control(in.peer, *request);
+      case v1::HeadRequest::kGenerate:
+        return generate(in.peer, *request);
+      case v1::HeadRequest::kCancel:
+        return cancel(in.peer, request->cancel().request_id());
+      default:
+        BP_LOG(warn, "client.empty_request", "user={}", in.peer.user);
     }
   }
 
   void control(const bus::Peer& peer, const v1::HeadRequest& request) {
     v1::HeadReply reply;
     reply.set_request_id(request.request_id());
-    auto send = [replies = replies_, to = peer.routing_id](const v1::HeadReply& r) { replies->send(to, r); };
+    auto send = [replies = replies_, to = peer.routing_id](const v1::HeadReply& r) {
+      replies->send(to, r);
+    };
     if (peer.user != "control") {
-      fill_error(Error{ErrorCode::kUnauthorized, "control needs the control key", {}}, reply.mutable_control()->mutable_error());
+      fill_error(Error{ErrorCode::kUnauthorized, "control needs the control key", {}},
+                 reply.mutable_control()->mutable_error());
       return send(reply);
     }
     switch (request.control().ask_case()) {
@@ -128,7 +138,8 @@ class ClientPortImpl final : public ClientPort {
         return send(reply);
       }
       case v1::HeadControl::kCanary:
-        return engine_.canary([reply, send, &tokenizer = tokenizer_](Result<EngineLoop::Canary> r) mutable {
+        return engine_.canary([reply, send,
+                               &tokenizer = tokenizer_](Result<EngineLoop::Canary> r) mutable {
           if (r.ok()) {
             reply.mutable_control()->mutable_canary()->set_first_token_ms(r->first_token_ms);
             reply.mutable_control()->mutable_canary()->set_text(tokenizer.decode({r->token}, true));
@@ -138,20 +149,26 @@ class ClientPortImpl final : public ClientPort {
           send(reply);
         });
       case v1::HeadControl::kDrain:
-        return engine_.drain(request.control().drain().deadline_ms(), [reply, send](uint64_t left) mutable {
-          reply.mutable_control()->mutable_drained()->set_requests_left(left);
-          send(reply);
-        });
+        return engine_.drain(request.control().drain().deadline_ms(),
+                             [reply, send](uint64_t left) mutable {
+                               reply.mutable_control()->mutable_drained()->set_requests_left(left);
+                               send(reply);
+                             });
       case v1::HeadControl::kExpectGroup: {
         const auto& epoch = request.control().expect_group().group_epoch();
-        return engine_.expect_group({epoch.incarnation(), epoch.counter()}, [&engine = engine_, reply, send](Status s) mutable {
-          if (s.ok()) engine.fill_status(reply.mutable_control()->mutable_status());
-          else fill_error(s.error(), reply.mutable_control()->mutable_error());
-          send(reply);
-        });
+        return engine_.expect_group(
+            {epoch.incarnation(), epoch.counter()},
+            [&engine = engine_, reply, send](Status s) mutable {
+              if (s.ok())
+                engine.fill_status(reply.mutable_control()->mutable_status());
+              else
+                fill_error(s.error(), reply.mutable_control()->mutable_error());
+              send(reply);
+            });
       }
       default:
-        fill_error(Error{ErrorCode::kProtocol, "an empty control request", {}}, reply.mutable_control()->mutable_error());
+        fill_error(Error{ErrorCode::kProtocol, "an empty control request", {}},
+                   reply.mutable_control()->mutable_error());
         send(reply);
     }
   }
@@ -159,29 +176,43 @@ class ClientPortImpl final : public ClientPort {
   Result<ChoiceRequest> choice_of(const v1::GenerateRequest& g) {
     ChoiceRequest c;
     switch (g.prompt_case()) {
-      case v1::GenerateRequest::kText: c.prompt = tokenizer_.encode(g.text(), true, true); break;
-      case v1::GenerateRequest::kTokens: c.prompt.assign(g.tokens().ids().begin(), g.tokens().ids().end()); break;
+      case v1::GenerateRequest::kText:
+        c.prompt = tokenizer_.encode(g.text(), true, true);
+        break;
+      case v1::GenerateRequest::kTokens:
+        c.prompt.assign(g.tokens().ids().begin(), g.tokens().ids().end());
+        break;
       case v1::GenerateRequest::kChatJson: {
         auto parsed = parse_chat_request("{\"messages\":" + g.chat_json() + "}");
-        if (auto* e = std::get_if<ApiError>(&parsed)) return Error{ErrorCode::kInvalidArgument, e->message, {}};
-        BP_ASSIGN(std::string text, tokenizer_.apply_chat_template(std::get<ApiRequest>(parsed).messages, true));
+        if (auto* e = std::get_if<ApiError>(&parsed))
+          return Error{ErrorCode::kInvalidArgument, e->message, {}};
+        BP_ASSIGN(std::string text,
+                  tokenizer_.apply_chat_template(std::get<ApiRequest>(parsed).messages, true));
         c.prompt = tokenizer_.encode(text, false, true);
         break;
       }
-      default: return Error{ErrorCode::kInvalidArgument, "generate: no prompt", {}};
+      default:
+        return Error{ErrorCode::kInvalidArgument, "generate: no prompt", {}};
     }
     for (uint32_t t : c.prompt) {
       if (t >= tokenizer_.vocab_size()) {
-        return Error{ErrorCode::kInvalidArgument, fmt::format("prompt: token {}, expected below {}", t, tokenizer_.vocab_size()), {}};
+        return Error{ErrorCode::kInvalidArgument,
+                     fmt::format("prompt: token {}, expected below {}", t, tokenizer_.vocab_size()),
+                     {}};
       }
     }
     if (c.prompt.empty() || c.prompt.size() >= options_.max_context_tokens) {
-      return Error{ErrorCode::kTooLarge, fmt::format("prompt: {} tokens, expected 1 to {}", c.prompt.size(),
-                                                     options_.max_context_tokens - 1), {}};
+      return Error{ErrorCode::kTooLarge,
+                   fmt::format("prompt: {} tokens, expected 1 to {}", c.prompt.size(),
+                               options_.max_context_tokens - 1),
+                   {}};
     }
     const v1::Sampling& s = g.sampling();
-    if (!(s.temperature() >= 0 && s.temperature() <= 100) || !(s.top_p() >= 0 && s.top_p() <= 1) || s.logprobs() > 20) {
-      return Error{ErrorCode::kInvalidArgument, "sampling: expected temperature 0 to 100, top_p 0 to 1, at most 20 logprobs", {}};
+    if (!(s.temperature() >= 0 && s.temperature() <= 100) || !(s.top_p() >= 0 && s.top_p() <= 1) ||
+        s.logprobs() > 20) {
+      return Error{ErrorCode::kInvalidArgument,
+                   "sampling: expected temperature 0 to 100, top_p 0 to 1, at most 20 logprobs",
+                   {}};
     }
     c.sampling = s;
     if (s.top_p() == 0) c.sampling.set_top_p(1);
@@ -195,7 +226,8 @@ class ClientPortImpl final : public ClientPort {
   }
 
   void generate(const bus::Peer& peer, const v1::HeadRequest& request) {
-    auto send = [replies = replies_, to = peer.routing_id, id = request.request_id()](v1::GenerateReply reply) {
+    auto send = [replies = replies_, to = peer.routing_id,
+                 id = request.request_id()](v1::GenerateReply reply) {
       v1::HeadReply out;
       out.set_request_id(id);
       *out.mutable_generate() = std::move(reply);
@@ -215,22 +247,23 @@ class ClientPortImpl final : public ClientPort {
     choices.push_back(*std::move(choice));
     auto key = std::make_pair(peer.routing_id, request.request_id());
     uint32_t count = 0;
-    auto ids = start_generation(engine_, tokenizer_, std::move(choices),
-                                [running = running_, send, key, prompt_tokens, count](const ChoiceDelta& d) mutable {
-      v1::GenerateReply reply;
-      reply.set_text(d.text);
-      if (d.token) {
-        reply.add_tokens(d.token->token());
-        ++count;
-      }
-      reply.set_done(d.last);
-      reply.set_finish_reason(d.finish_reason);
-      reply.set_prompt_tokens(prompt_tokens);
-      reply.set_completion_tokens(count);
-      if (d.error) fill_error(*d.error, reply.mutable_error());
-      if (d.last) running->end(key, true);
-      send(std::move(reply));
-    });
+    auto ids = start_generation(
+        engine_, tokenizer_, std::move(choices),
+        [running = running_, send, key, prompt_tokens, count](const ChoiceDelta& d) mutable {
+          v1::GenerateReply reply;
+          reply.set_text(d.text);
+          if (d.token) {
+            reply.add_tokens(d.token->token());
+            ++count;
+          }
+          reply.set_done(d.last);
+          reply.set_finish_reason(d.finish_reason);
+          reply.set_prompt_tokens(prompt_tokens);
+          reply.set_completion_tokens(count);
+          if (d.error) fill_error(*d.error, reply.mutable_error());
+          if (d.last) running->end(key, true);
+          send(std::move(reply));
+        });
     if (!ids.ok()) return refuse(ids.error());
     running_->begin(key, *ids);
   }
@@ -257,7 +290,8 @@ class ClientPortImpl final : public ClientPort {
 
 }  // namespace
 
-Result<std::unique_ptr<ClientPort>> ClientPort::open(bus::Context& context, ClientPortOptions options, EngineLoop& engine,
+Result<std::unique_ptr<ClientPort>> ClientPort::open(bus::Context& context,
+                                                     ClientPortOptions options, EngineLoop& engine,
                                                      const Tokenizer& tokenizer) {
   auto port = std::make_unique<ClientPortImpl>(std::move(options), engine, tokenizer);
   BP_TRY(port->start(context));

@@ -11,7 +11,7 @@
 namespace bp::rt {
 
 struct ClientPortOptions {
-  std::string endpoint;            // "tcp://ADDRESS:PORT"
+  std::string endpoint;  // "tcp://ADDRESS:PORT"
   bus::KeyPair keys;
   std::string control_public_key;  // empty: none is accepted
   std::string client_public_key;   // empty: none is accepted
@@ -22,8 +22,8 @@ struct ClientPortOptions {
 class ClientPort {
  public:
   /// kPortBusy, kPermission. Engine and tokenizer must outlive it.
-  static Result<std::unique_ptr<ClientPort>> open(bus::Context& context, ClientPortOptions options, EngineLoop& engine,
-                                                  const Tokenizer& tokenizer);
+  static Result<std::unique_ptr<ClientPort>> open(bus::Context& context, ClientPortOptions options,
+                                                  EngineLoop& engine, const Tokenizer& tokenizer);
   virtual ~ClientPort() = default;
   virtual const std::string& endpoint() const = 0;
 };

@@ -11,15 +11,21 @@ namespace bp::rt {
 namespace {
 
 ApiError too_long(size_t tokens, uint32_t context, const char* param) {
-  return {400, fmt::format("This model's maximum context length is {} tokens; the prompt has {}{}", context, tokens,
-                           tokens >= context ? "" : " and leaves no room for 'max_tokens'"),
-          "invalid_request_error", param, "context_length_exceeded"};
+  return {
+      400,
+      fmt::format("This model's maximum context length is {} tokens; the prompt has {}{}", context,
+                  tokens, tokens >= context ? "" : " and leaves no room for 'max_tokens'"),
+      "invalid_request_error", param, "context_length_exceeded"};
 }
 
 ApiError from_engine(const Error& e) {
-  bool busy = e.code == ErrorCode::kUnavailable || e.code == ErrorCode::kPeerLost || e.code == ErrorCode::kStaleEpoch;
+  bool busy = e.code == ErrorCode::kUnavailable || e.code == ErrorCode::kPeerLost ||
+              e.code == ErrorCode::kStaleEpoch;
   bool ours = e.code == ErrorCode::kTooLarge || e.code == ErrorCode::kInvalidArgument;
-  return {busy ? 503 : ours ? 400 : 500, e.message, ours ? "invalid_request_error" : "server_error", "", ""};
+  return {busy   ? 503
+          : ours ? 400
+                 : 500,
+          e.message, ours ? "invalid_request_error" : "server_error", "", ""};
 }
 
 class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
@@ -37,7 +43,8 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     std::vector<ChoiceRequest> choices;
     if (auto error = make_choices(options, choices)) return answer_error(*answer_, *error);
     auto self = shared_from_this();
-    auto ids = start_generation(engine, tokenizer_, std::move(choices), [self](const ChoiceDelta& d) { self->on_delta(d); });
+    auto ids = start_generation(engine, tokenizer_, std::move(choices),
+                                [self](const ChoiceDelta& d) { self->on_delta(d); });
     if (!ids.ok()) return answer_error(*answer_, from_engine(ids.error()));
     answer_->on_closed([&engine, ids = *ids] { engine.cancel(ids); });
   }
@@ -45,20 +52,26 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
  private:
   std::optional<ApiError> tokenize(const JobOptions& options) {
     // A text with more bytes than the context can hold is refused before it is read.
-    size_t bytes_max = static_cast<size_t>(options.max_context_tokens) * std::max<size_t>(1, tokenizer_.longest_token_bytes());
+    size_t bytes_max = static_cast<size_t>(options.max_context_tokens) *
+                       std::max<size_t>(1, tokenizer_.longest_token_bytes());
     const char* param = request_.chat ? "messages" : "prompt";
     if (request_.chat) {
       auto prompt = tokenizer_.apply_chat_template(request_.messages, true);
-      if (!prompt.ok()) return ApiError{400, prompt.error().message, "invalid_request_error", "messages", ""};
-      if (prompt->size() > bytes_max) return too_long(prompt->size(), options.max_context_tokens, param);
-      context_.prompts.push_back(tokenizer_.encode(*prompt, /*add_special=*/false, /*parse_special=*/true));
+      if (!prompt.ok())
+        return ApiError{400, prompt.error().message, "invalid_request_error", "messages", ""};
+      if (prompt->size() > bytes_max)
+        return too_long(prompt->size(), options.max_context_tokens, param);
+      context_.prompts.push_back(
+          tokenizer_.encode(*prompt, /*add_special=*/false, /*parse_special=*/true));
     }
     for (ApiPrompt& p : request_.prompts) {
       if (auto* tokens = std::get_if<TokenList>(&p)) {
         for (uint32_t t : *tokens) {
           if (t >= tokenizer_.vocab_size()) {
-            return ApiError{400, fmt::format("'prompt': token id {}, expected below {}", t, tokenizer_.vocab_size()),
-                            "invalid_request_error", "prompt", "invalid_value"};
+            return ApiError{
+                400,
+                fmt::format("'prompt': token id {}, expected below {}", t, tokenizer_.vocab_size()),
+                "invalid_request_error", "prompt", "invalid_value"};
           }
         }
         context_.prompts.push_back(*tokens);
@@ -66,11 +79,15 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
       }
       const std::string& text = std::get<std::string>(p);
       if (text.size() > bytes_max) return too_long(text.size(), options.max_context_tokens, param);
-      context_.prompts.push_back(tokenizer_.encode(text, /*add_special=*/true, /*parse_special=*/true));
+      context_.prompts.push_back(
+          tokenizer_.encode(text, /*add_special=*/true, /*parse_special=*/true));
     }
     for (const TokenList& p : context_.prompts) {
-      if (p.empty()) return ApiError{400, fmt::format("'{}' has no tokens", param), "invalid_request_error", param, "invalid_value"};
-      if (p.size() >= options.max_context_tokens) return too_long(p.size(), options.max_context_tokens, param);
+      if (p.empty())
+        return ApiError{400, fmt::format("'{}' has no tokens", param), "invalid_request_error",
+                        param, "invalid_value"};
+      if (p.size() >= options.max_context_tokens)
+        return too_long(p.size(), options.max_context_tokens, param);
       if (request_.max_tokens && p.size() + *request_.max_tokens > options.max_context_tokens) {
         return too_long(p.size(), options.max_context_tokens, "max_tokens");
       }
@@ -85,7 +102,9 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
       for (uint32_t n = 0; n < request_.n; ++n) {
         ChoiceRequest c;
         c.prompt = context_.prompts[p];
-        c.max_tokens = request_.max_tokens ? *request_.max_tokens : request_.chat ? room : std::min(room, 16u);
+        c.max_tokens = request_.max_tokens ? *request_.max_tokens
+                       : request_.chat     ? room
+                                           : std::min(room, 16u);
         c.stops = request_.stop;
         c.ignore_eos = request_.ignore_eos;
         c.sampling.set_temperature(request_.temperature);
@@ -104,7 +123,8 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
       }
     }
     pending_.resize(choices_.size());
-    if (choices_.size() > 1024) return ApiError{400, "more than 1024 choices", "invalid_request_error", "n", "invalid_value"};
+    if (choices_.size() > 1024)
+      return ApiError{400, "more than 1024 choices", "invalid_request_error", "n", "invalid_value"};
     left_ = choices_.size();
     return std::nullopt;
   }
@@ -120,8 +140,10 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
       c.finish_reason = d.finish_reason;
       --left_;
     }
-    if (request_.stream) stream(c, d);
-    else c.text += d.text;
+    if (request_.stream)
+      stream(c, d);
+    else
+      c.text += d.text;
     if (left_ > 0) return;
     if (request_.stream) {
       if (request_.include_usage) event(render_usage_chunk(context_, choices_));
@@ -136,8 +158,10 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     if (std::exchange(began_, true)) return;
     answer_->begin_stream("text/event-stream; charset=utf-8");
     for (const ChoiceState& c : choices_) {
-      if (request_.chat) event(render_role_chunk(context_, c));
-      else if (request_.echo) event(render_chunk(context_, c, c.text, {}, true));
+      if (request_.chat)
+        event(render_role_chunk(context_, c));
+      else if (request_.echo)
+        event(render_chunk(context_, c, c.text, {}, true));
     }
   }
 
@@ -184,9 +208,10 @@ void answer_error(HttpAnswer& answer, const ApiError& error) {
   answer.send(std::move(r));
 }
 
-void start_completion(ApiRequest request, const JobOptions& options, EngineLoop& engine, const Tokenizer& tokenizer,
-                      std::shared_ptr<HttpAnswer> answer) {
-  std::make_shared<CompletionJob>(std::move(request), tokenizer, std::move(answer))->start(options, engine);
+void start_completion(ApiRequest request, const JobOptions& options, EngineLoop& engine,
+                      const Tokenizer& tokenizer, std::shared_ptr<HttpAnswer> answer) {
+  std::make_shared<CompletionJob>(std::move(request), tokenizer, std::move(answer))
+      ->start(options, engine);
 }
 
 }  // namespace bp::rt

@@ -1,5 +1,5 @@
-// CompletionJob: one completion request from its checked body to the end of its answer. Its state belongs
-// to the engine thread once started.
+// CompletionJob: one completion request from its checked body to the end of its answer. Its state
+// belongs to the engine thread once started.
 #pragma once
 #include <memory>
 
@@ -15,8 +15,8 @@ struct JobOptions {
 };
 
 /// Tokenizes, submits, and answers or streams. Every failure is answered too. HTTP thread.
-void start_completion(ApiRequest request, const JobOptions& options, EngineLoop& engine, const Tokenizer& tokenizer,
-                      std::shared_ptr<HttpAnswer> answer);
+void start_completion(ApiRequest request, const JobOptions& options, EngineLoop& engine,
+                      const Tokenizer& tokenizer, std::shared_ptr<HttpAnswer> answer);
 
 void answer_error(HttpAnswer& answer, const ApiError& error);
 

@@ -21,7 +21,8 @@ th,td{border-color:#333}.ok{color:#7bd88f}.bad{color:#ff8a80}.sub{color:#999}}
 <h1 id="name">bp-head</h1><div class="sub" id="about"></div>
 <div class="cards" id="cards"></div>
 <p class="bad" id="error"></p>
-<table><thead><tr><th>rank</th><th>tp</th><th>pp</th><th>node</th><th>layers</th><th>pid</th><th>state</th><th>weights</th></tr></thead>
+<table><thead><tr><th>rank</th><th>tp</th><th>pp</th><th>node</th>
+<th>layers</th><th>pid</th><th>state</th><th>weights</th></tr></thead>
 <tbody id="ranks"></tbody></table>
 <script>
 const at=id=>document.getElementById(id);
@@ -32,7 +33,8 @@ function row(cells){const tr=document.createElement('tr');for(const c of cells){
 async function tick(){
  try{const s=await(await fetch('/state')).json();
   document.title=s.deployment+' - bp-head';at('name').textContent=s.deployment;
-  at('about').textContent=[s.model,'TP '+s.tp+' x PP '+s.pp,s.device,s.endpoint,'run '+s.run_id,'group '+s.group_epoch].join(' \u00b7 ');
+  at('about').textContent=[s.model,'TP '+s.tp+' x PP '+s.pp,s.device,s.endpoint,
+   'run '+s.run_id,'group '+s.group_epoch].join(' \u00b7 ');
   at('cards').replaceChildren(
    card('state',s.draining?'draining':s.ready?'ready':s.serving?'serving':'not serving',s.ready?'ok':'bad'),
    card('ranks',s.ranks_loaded+' / '+s.ranks_expected),

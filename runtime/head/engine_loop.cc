@@ -14,17 +14,28 @@ namespace {
 
 constexpr int64_t kPollMs = 50;  // well below lease_ms / 8
 
-struct Cancel { std::vector<uint64_t> ids; };
-struct AskCanary { EngineLoop::CanaryDone done; };
-struct Expect { Epoch epoch; std::function<void(Status)> done; };
-struct Drain { int64_t until_ns; std::function<void(uint64_t)> done; };
+struct Cancel {
+  std::vector<uint64_t> ids;
+};
+struct AskCanary {
+  EngineLoop::CanaryDone done;
+};
+struct Expect {
+  Epoch epoch;
+  std::function<void(Status)> done;
+};
+struct Drain {
+  int64_t until_ns;
+  std::function<void(uint64_t)> done;
+};
 using Command = std::variant<std::vector<EngineLoop::Submission>, Cancel, AskCanary, Expect, Drain>;
 
 class EngineLoopImpl final : public EngineLoop {
  public:
   EngineLoopImpl(EngineOptions options, std::unique_ptr<StepBackend> backend)
       : options_(std::move(options)), backend_(std::move(backend)) {
-    options_.scheduler.max_waiting = UINT32_MAX;  // bounded by max_live_sequences, before they get here
+    options_.scheduler.max_waiting =
+        UINT32_MAX;  // bounded by max_live_sequences, before they get here
     scheduler_ = Scheduler::make(options_.scheduler);
     not_serving_since_ns_ = monotonic_ns();
     thread_ = std::thread([this] { run(); });
@@ -39,13 +50,15 @@ class EngineLoopImpl final : public EngineLoop {
 
   Result<std::vector<uint64_t>> submit(std::vector<Submission> sequences) override {
     if (draining_) return Error{ErrorCode::kUnavailable, "the head is draining for its end", {}};
-    if (!backend_->serving()) return Error{ErrorCode::kUnavailable, "the ranks are not serving yet", {}};
+    if (!backend_->serving())
+      return Error{ErrorCode::kUnavailable, "the ranks are not serving yet", {}};
     uint64_t n = sequences.size();
     if (live_.fetch_add(n) + n > options_.max_live_sequences) {
       live_ -= n;
       return Error{ErrorCode::kUnavailable,
                    fmt::format("{} sequences are running or waiting, the most that are taken",
-                               options_.max_live_sequences), {}};
+                               options_.max_live_sequences),
+                   {}};
     }
     std::vector<uint64_t> ids;
     for (auto& s : sequences) ids.push_back(s.request.id = next_id_++);
@@ -54,7 +67,9 @@ class EngineLoopImpl final : public EngineLoop {
   }
   void cancel(std::vector<uint64_t> ids) override { push(Cancel{std::move(ids)}); }
   void canary(CanaryDone done) override { push(AskCanary{std::move(done)}); }
-  void expect_group(Epoch epoch, std::function<void(Status)> done) override { push(Expect{epoch, std::move(done)}); }
+  void expect_group(Epoch epoch, std::function<void(Status)> done) override {
+    push(Expect{epoch, std::move(done)});
+  }
   void drain(int64_t deadline_ms, std::function<void(uint64_t)> done) override {
     draining_ = true;
     push(Drain{Deadline::in_ms(deadline_ms).ns(), std::move(done)});
@@ -110,7 +125,8 @@ class EngineLoopImpl final : public EngineLoop {
         start_own_canary();
         pump();
         report();
-      } catch (const std::exception& e) {  // of a sink or a full memory: the ranks must keep their leases
+      } catch (const std::exception&
+                   e) {  // of a sink or a full memory: the ranks must keep their leases
         BP_LOG(err, "engine.failed", "error={}", e.what());
       }
     }
@@ -123,12 +139,14 @@ class EngineLoopImpl final : public EngineLoop {
     switch (event.kind) {
       case RankGroupEvent::Kind::kServing:
         BP_LOG(info, "group.serving", "epoch={}", event.epoch.to_string());
-        if (group_up_) lose_group(Error{ErrorCode::kStaleEpoch, "a newer group of ranks took over", {}});
+        if (group_up_)
+          lose_group(Error{ErrorCode::kStaleEpoch, "a newer group of ranks took over", {}});
         group_up_ = true;
         not_serving_since_ns_ = 0;
         break;
       case RankGroupEvent::Kind::kBroken:
-        BP_LOG(warn, "group.broken", "epoch={} error={}", event.epoch.to_string(), event.error.to_string());
+        BP_LOG(warn, "group.broken", "epoch={} error={}", event.epoch.to_string(),
+               event.error.to_string());
         lose_group(event.error);
         break;
       case RankGroupEvent::Kind::kStepDone:
@@ -240,6 +258,7 @@ class EngineLoopImpl final : public EngineLoop {
     r.id = next_id_++;
     r.prompt = options_.canary_prompt;
     r.max_new_tokens = 1;
+    r.sampling.set_top_p(1);
     canary_started_ns_ = monotonic_ns();
     uint64_t id = r.id;
     auto arrived = scheduler_->arrive(std::move(r));
@@ -253,7 +272,8 @@ class EngineLoopImpl final : public EngineLoop {
   void start_own_canary() {
     if (!group_up_ || !canaries_.empty()) return;
     int64_t since = std::max<int64_t>(last_token_ns_, canary_started_ns_);
-    if (!group_proven_ || monotonic_ns() - since > options_.canary_every_ms * 1'000'000) start_canary(nullptr);
+    if (!group_proven_ || monotonic_ns() - since > options_.canary_every_ms * 1'000'000)
+      start_canary(nullptr);
   }
 
   void pump() {
@@ -272,8 +292,10 @@ class EngineLoopImpl final : public EngineLoop {
   void give_up_waiting() {
     if (group_up_ || sequences_.empty() || not_serving_since_ns_ == 0) return;
     if (monotonic_ns() - not_serving_since_ns_ < options_.group_wait_ms * 1'000'000) return;
-    fail_all(Error{ErrorCode::kUnavailable,
-                   fmt::format("no group of ranks came back within {} s", options_.group_wait_ms / 1000), {}});
+    fail_all(
+        Error{ErrorCode::kUnavailable,
+              fmt::format("no group of ranks came back within {} s", options_.group_wait_ms / 1000),
+              {}});
   }
 
   void report() {
@@ -299,7 +321,7 @@ class EngineLoopImpl final : public EngineLoop {
   std::atomic<int64_t> last_token_ns_{0};
   std::atomic<bool> draining_{false}, stop_{false}, group_proven_{false};
   std::mutex mutex_;
-  std::vector<Command> inbox_;                       // guarded by mutex_
+  std::vector<Command> inbox_;  // guarded by mutex_
   // engine thread only
   std::unordered_map<uint64_t, Live> sequences_;
   std::unordered_map<uint64_t, CanaryRun> canaries_;
@@ -312,7 +334,8 @@ class EngineLoopImpl final : public EngineLoop {
 
 }  // namespace
 
-std::unique_ptr<EngineLoop> EngineLoop::start(EngineOptions options, std::unique_ptr<StepBackend> backend) {
+std::unique_ptr<EngineLoop> EngineLoop::start(EngineOptions options,
+                                              std::unique_ptr<StepBackend> backend) {
   return std::make_unique<EngineLoopImpl>(std::move(options), std::move(backend));
 }
 

@@ -1,6 +1,6 @@
-// EngineLoop: the thread between scheduler and ranks. Takes sequences in, sends steps, hands tokens out;
-// keeps sequences while the ranks are gone and prefills them again; proves with canary tokens that all
-// ranks answer. All public members are for any thread.
+// EngineLoop: the thread between scheduler and ranks. Takes sequences in, sends steps, hands tokens
+// out; keeps sequences while the ranks are gone and prefills them again; proves with canary tokens
+// that all ranks answer. All public members are for any thread.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -17,35 +17,38 @@ namespace bp::rt {
 
 struct EngineOptions {
   SchedulerOptions scheduler;
-  uint32_t max_live_sequences = 320;      // running and waiting; more are refused
-  std::vector<uint32_t> canary_prompt;    // at least one token
-  int64_t canary_every_ms = 3'000;        // when nothing else proves the ranks
-  int64_t canary_fresh_ms = 10'000;       // a token this young makes the head ready
-  int64_t group_wait_ms = 30'000;         // how long sequences wait for a new group
+  uint32_t max_live_sequences = 320;    // running and waiting; more are refused
+  std::vector<uint32_t> canary_prompt;  // at least one token
+  int64_t canary_every_ms = 3'000;      // when nothing else proves the ranks
+  int64_t canary_fresh_ms = 10'000;     // a token this young makes the head ready
+  int64_t group_wait_ms = 30'000;       // how long sequences wait for a new group
 };
 
-/// One token of a sequence, or its end. Exactly one event per sequence has `last`, unless it is cancelled.
+/// One token of a sequence, or its end. Exactly one event per sequence has `last`, unless it is
+/// cancelled.
 struct SequenceEvent {
   const v1::SampledToken* token = nullptr;  // null: ended without one
   bool last = false;
-  std::string finish_reason;                // "stop", "length", "error"
-  const Error* error = nullptr;             // with "error"
+  std::string finish_reason;     // "stop", "length", "error"
+  const Error* error = nullptr;  // with "error"
 };
 /// Called on the engine thread; must not block. false: the sequence is not wanted any more.
 using SequenceSink = std::function<bool(const SequenceEvent&)>;
 
 struct EngineStats {
   std::atomic<uint64_t> prompt_tokens{0}, generated_tokens{0}, steps{0}, step_us{0};
-  std::atomic<uint64_t> sequences_done{0}, sequences_cancelled{0}, sequences_failed{0}, groups_lost{0};
+  std::atomic<uint64_t> sequences_done{0}, sequences_cancelled{0}, sequences_failed{0},
+      groups_lost{0};
   std::atomic<uint64_t> running{0}, waiting{0}, free_blocks{0};
 };
 
 class EngineLoop {
  public:
-  static std::unique_ptr<EngineLoop> start(EngineOptions options, std::unique_ptr<StepBackend> backend);
+  static std::unique_ptr<EngineLoop> start(EngineOptions options,
+                                           std::unique_ptr<StepBackend> backend);
   virtual ~EngineLoop() = default;  // stops the thread, tells the ranks to end
   struct Submission {
-    SequenceRequest request;        // `id` is given by submit
+    SequenceRequest request;  // `id` is given by submit
     SequenceSink sink;
   };
   /// All of them or none; their ids. kUnavailable: not serving, draining, or the queue is full.
@@ -58,13 +61,14 @@ class EngineLoop {
     uint32_t token = 0;
   };
   using CanaryDone = std::function<void(Result<Canary>)>;
-  /// One token through all ranks; kUnavailable when they do not serve. `done` runs on the engine thread.
+  /// One token through all ranks; kUnavailable when they do not serve. `done` runs on the engine
+  /// thread.
   virtual void canary(CanaryDone done) = 0;
   virtual void expect_group(Epoch epoch, std::function<void(Status)> done) = 0;
   /// Refuses new sequences; `done` gets the number still live when all ended or the time was up.
   virtual void drain(int64_t deadline_ms, std::function<void(uint64_t)> done) = 0;
 
-  virtual bool ready() const = 0;              // serving, not draining, and the last token is young
+  virtual bool ready() const = 0;  // serving, not draining, and the last token is young
   virtual bool serving() const = 0;
   virtual bool draining() const = 0;
   virtual int64_t last_token_age_ms() const = 0;  // -1: none yet

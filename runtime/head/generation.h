@@ -12,7 +12,7 @@ namespace bp::rt {
 
 struct ChoiceRequest {
   std::vector<uint32_t> prompt;
-  v1::Sampling sampling;            // `choice` set
+  v1::Sampling sampling;  // `choice` set
   uint32_t max_tokens = 16;
   std::vector<std::string> stops;
   bool ignore_eos = false;
@@ -20,16 +20,17 @@ struct ChoiceRequest {
 
 /// What one token (or the end) adds to a choice.
 struct ChoiceDelta {
-  size_t choice = 0;                // index into the requests
-  std::string text;                 // may be empty: held back until it is certain
+  size_t choice = 0;  // index into the requests
+  std::string text;   // may be empty: held back until it is certain
   const v1::SampledToken* token = nullptr;
   bool last = false;
-  std::string finish_reason;        // "stop", "length", "error"
+  std::string finish_reason;  // "stop", "length", "error"
   const Error* error = nullptr;
 };
 
-/// Starts the choices together. `sink` runs on the engine thread and sees each choice to its end; the ids
-/// are for EngineLoop::cancel. `tokenizer` must outlive the sequences. Errors of EngineLoop::submit.
+/// Starts the choices together. `sink` runs on the engine thread and sees each choice to its end;
+/// the ids are for EngineLoop::cancel. `tokenizer` must outlive the sequences. Errors of
+/// EngineLoop::submit.
 Result<std::vector<uint64_t>> start_generation(EngineLoop& engine, const Tokenizer& tokenizer,
                                                std::vector<ChoiceRequest> choices,
                                                std::function<void(const ChoiceDelta&)> sink);

@@ -5,8 +5,8 @@
 
 namespace bp::rt {
 
-/// Reads and checks a HeadConfig from a descriptor (a sealed memfd). kInvalidArgument names the field;
-/// kProtocol when the bytes are none.
+/// Reads and checks a HeadConfig from a descriptor (a sealed memfd). kInvalidArgument names the
+/// field; kProtocol when the bytes are none.
 Result<v1::HeadConfig> read_head_config(int fd);
 
 }  // namespace bp::rt

@@ -1,9 +1,10 @@
-// bp-head: the API server, scheduler and rendezvous of one deployment. Its configuration comes in fd 3.
-// Exit codes: 0 after SIGTERM, 2 bad configuration or usage, 3 a port is taken, 1 anything else.
+// bp-head: the API server, scheduler and rendezvous of one deployment. Its configuration comes in
+// fd 3. Exit codes: 0 after SIGTERM, 2 bad configuration or usage, 3 a port is taken, 1 anything
+// else.
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
-#include <poll.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -28,7 +29,9 @@ constexpr int64_t kDrainMs = 10'000;
 int fail(const Error& e) {
   BP_LOG(err, "head.failed", "error={}", e.to_string());
   fmt::print(stderr, "bp-head: {}\n", e.to_string());
-  return e.code == ErrorCode::kPortBusy ? kPortTaken : e.code == ErrorCode::kInvalidArgument || e.code == ErrorCode::kProtocol ? 2 : 1;
+  return e.code == ErrorCode::kPortBusy                                            ? kPortTaken
+         : e.code == ErrorCode::kInvalidArgument || e.code == ErrorCode::kProtocol ? 2
+                                                                                   : 1;
 }
 
 EngineOptions engine_options(const v1::HeadConfig& config, const Tokenizer& tokenizer) {
@@ -45,12 +48,15 @@ EngineOptions engine_options(const v1::HeadConfig& config, const Tokenizer& toke
   return o;
 }
 
-std::string tcp(const std::string& address, uint32_t port) { return fmt::format("tcp://{}:{}", address, port); }
+std::string tcp(const std::string& address, uint32_t port) {
+  return fmt::format("tcp://{}:{}", address, port);
+}
 
 /// Waits for SIGTERM or SIGINT, which are blocked in all threads.
 void wait_for_end(const sigset_t& signals) {
   int got = 0;
-  while (sigwait(&signals, &got) != 0) {}
+  while (sigwait(&signals, &got) != 0) {
+  }
   BP_LOG(info, "head.signal", "signal={}", got);
 }
 
@@ -78,14 +84,18 @@ struct Head {
   Status bind() {
     http = HttpServer::make({});
     auto forward = [](std::shared_ptr<HttpHandler> to) {
-      return [to](HttpRequest r, std::shared_ptr<HttpAnswer> a) { (*to)(std::move(r), std::move(a)); };
+      return
+          [to](HttpRequest r, std::shared_ptr<HttpAnswer> a) { (*to)(std::move(r), std::move(a)); };
     };
-    BP_TRY(http->listen(config.address(), static_cast<uint16_t>(config.http_port()), forward(application)));
+    BP_TRY(http->listen(config.address(), static_cast<uint16_t>(config.http_port()),
+                        forward(application)));
     if (config.dashboard_port()) {
-      BP_TRY(http->listen(config.address(), static_cast<uint16_t>(config.dashboard_port()), forward(dashboard)));
+      BP_TRY(http->listen(config.address(), static_cast<uint16_t>(config.dashboard_port()),
+                          forward(dashboard)));
     }
     if (config.metrics_port()) {
-      BP_TRY(http->listen(config.address(), static_cast<uint16_t>(config.metrics_port()), forward(metrics)));
+      BP_TRY(http->listen(config.address(), static_cast<uint16_t>(config.metrics_port()),
+                          forward(metrics)));
     }
     BP_ASSIGN(context, bus::Context::start());
     RankGroupOptions group;
@@ -95,7 +105,8 @@ struct Head {
     group.build_id = build_id();
     BP_ASSIGN(auto ranks, RankGroup::open(*context, std::move(group)));
     BP_ASSIGN(tokenizer, Tokenizer::open(config.model_path()));
-    engine = EngineLoop::start(engine_options(config, *tokenizer), make_group_backend(std::move(ranks), config.plan()));
+    engine = EngineLoop::start(engine_options(config, *tokenizer),
+                               make_group_backend(std::move(ranks), config.plan()));
     ClientPortOptions client;
     client.endpoint = tcp(config.address(), config.client_port());
     client.keys = keys();
@@ -108,9 +119,11 @@ struct Head {
   }
 
   void serve() {
-    std::string model = config.served_model_name().empty() ? config.plan().model().name() : config.served_model_name();
-    service = std::make_unique<OpenaiService>(ServiceOptions{model, time(nullptr), config.plan().max_context_tokens()},
-                                              *engine, *tokenizer);
+    std::string model = config.served_model_name().empty() ? config.plan().model().name()
+                                                           : config.served_model_name();
+    service = std::make_unique<OpenaiService>(
+        ServiceOptions{model, time(nullptr), config.plan().max_context_tokens()}, *engine,
+        *tokenizer);
     StatusOptions status;
     status.run_id = config.run_id();
     status.deployment = config.deployment_name();
@@ -121,15 +134,23 @@ struct Head {
     status.plan = config.plan();
     pages = std::make_unique<StatusPages>(std::move(status), *engine, *http);
     *application = [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) {
-      if (r.path == "/metrics") pages->handle_metrics(r, *a);
-      else service->handle(std::move(r), std::move(a));
+      if (r.path == "/metrics")
+        pages->handle_metrics(r, *a);
+      else
+        service->handle(std::move(r), std::move(a));
     };
-    *metrics = [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) { pages->handle_metrics(r, *a); };
-    *dashboard = [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) { pages->handle_dashboard(r, *a); };
+    *metrics = [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) {
+      pages->handle_metrics(r, *a);
+    };
+    *dashboard = [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) {
+      pages->handle_dashboard(r, *a);
+    };
     http->run();
   }
 
-  bus::KeyPair keys() const { return {config.curve_public_key(), Secret(config.curve_secret_key())}; }
+  bus::KeyPair keys() const {
+    return {config.curve_public_key(), Secret(config.curve_secret_key())};
+  }
 };
 
 int run() {
@@ -148,11 +169,12 @@ int run() {
   head.config = *std::move(config);
   if (auto bound = head.bind(); !bound.ok()) return fail(bound.error());
   head.serve();
-  BP_LOG(info, "head.listening", "deployment={} run={} epoch={}.{} endpoint=http://{}:{} build={}", head.config.deployment_name(),
-         head.config.run_id(), head.config.epoch().incarnation(), head.config.epoch().counter(), head.config.address(),
-         head.config.http_port(), build_id());
+  BP_LOG(info, "head.listening", "deployment={} run={} epoch={}.{} endpoint=http://{}:{} build={}",
+         head.config.deployment_name(), head.config.run_id(), head.config.epoch().incarnation(),
+         head.config.epoch().counter(), head.config.address(), head.config.http_port(), build_id());
   wait_for_end(signals);
-  head.engine->drain(kDrainMs, [](uint64_t left) { BP_LOG(info, "head.drained", "left={}", left); });
+  head.engine->drain(kDrainMs,
+                     [](uint64_t left) { BP_LOG(info, "head.drained", "left={}", left); });
   head.http->drain(kDrainMs);
   return 0;
 }
@@ -163,7 +185,9 @@ int run() {
 int main(int argc, char** argv) {
   if (argc > 1) {
     bool version = !std::strcmp(argv[1], "--version");
-    fmt::print(version ? stdout : stderr, "bp-head {}\nstarted by bp-node: its configuration comes in descriptor 3\n", bp::build_id());
+    fmt::print(version ? stdout : stderr,
+               "bp-head {}\nstarted by bp-node: its configuration comes in descriptor 3\n",
+               bp::build_id());
     return version || !std::strcmp(argv[1], "--help") ? 0 : 2;
   }
   try {

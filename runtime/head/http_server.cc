@@ -17,19 +17,32 @@ using asio::ip::tcp;
 
 const char* http_reason(int status) {
   switch (status) {
-    case 200: return "OK";
-    case 204: return "No Content";
-    case 400: return "Bad Request";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 413: return "Payload Too Large";
-    case 415: return "Unsupported Media Type";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 503: return "Service Unavailable";
-    case 505: return "HTTP Version Not Supported";
-    default: return "Status";
+    case 200:
+      return "OK";
+    case 204:
+      return "No Content";
+    case 400:
+      return "Bad Request";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 408:
+      return "Request Timeout";
+    case 413:
+      return "Payload Too Large";
+    case 415:
+      return "Unsupported Media Type";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 503:
+      return "Service Unavailable";
+    case 505:
+      return "HTTP Version Not Supported";
+    default:
+      return "Status";
   }
 }
 
@@ -43,31 +56,38 @@ class Listener : public std::enable_shared_from_this<Listener> {
   Result<uint16_t> open(const std::string& address, uint16_t port) {
     boost::system::error_code ec;
     auto ip = asio::ip::make_address(address, ec);
-    if (ec) return Error{ErrorCode::kInvalidArgument, fmt::format("'{}' is not an IP address", address), {}};
+    if (ec)
+      return Error{
+          ErrorCode::kInvalidArgument, fmt::format("'{}' is not an IP address", address), {}};
     tcp::endpoint endpoint(ip, port);
     acceptor_.open(endpoint.protocol(), ec);
     if (!ec) acceptor_.set_option(asio::socket_base::reuse_address(true), ec);
     if (!ec) acceptor_.bind(endpoint, ec);
     if (!ec) acceptor_.listen(asio::socket_base::max_listen_connections, ec);
     if (ec) {
-      ErrorCode code = ec == asio::error::address_in_use ? ErrorCode::kPortBusy
+      ErrorCode code = ec == asio::error::address_in_use  ? ErrorCode::kPortBusy
                        : ec == asio::error::access_denied ? ErrorCode::kPermission
                                                           : ErrorCode::kIo;
-      return Error{code, fmt::format("cannot listen on {}:{}: {}", address, port, ec.message()), {}};
+      return Error{
+          code, fmt::format("cannot listen on {}:{}: {}", address, port, ec.message()), {}};
     }
     return acceptor_.local_endpoint().port();
   }
 
   void accept() {
-    acceptor_.async_accept([self = shared_from_this()](boost::system::error_code ec, tcp::socket socket) {
-      if (ec == asio::error::operation_aborted || !self->acceptor_.is_open()) return;
-      if (ec) return self->later();  // out of descriptors, or the peer is gone already
-      bool full = self->shared_->connections >= self->shared_->options.connections;
-      auto session = std::make_shared<HttpSession>(std::move(socket), self->handler_, self->shared_);
-      if (full) session->refuse_busy();
-      else session->start();
-      self->accept();
-    });
+    acceptor_.async_accept(
+        [self = shared_from_this()](boost::system::error_code ec, tcp::socket socket) {
+          if (ec == asio::error::operation_aborted || !self->acceptor_.is_open()) return;
+          if (ec) return self->later();  // out of descriptors, or the peer is gone already
+          bool full = self->shared_->connections >= self->shared_->options.connections;
+          auto session =
+              std::make_shared<HttpSession>(std::move(socket), self->handler_, self->shared_);
+          if (full)
+            session->refuse_busy();
+          else
+            session->start();
+          self->accept();
+        });
   }
   void close() {
     boost::system::error_code ignored;
@@ -90,7 +110,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
 class HttpServerImpl final : public HttpServer {
  public:
-  explicit HttpServerImpl(HttpOptions options) : shared_(std::make_shared<HttpShared>()), guard_(io_.get_executor()) {
+  explicit HttpServerImpl(HttpOptions options)
+      : shared_(std::make_shared<HttpShared>()), guard_(io_.get_executor()) {
     shared_->options = options;
   }
   ~HttpServerImpl() override { stop(); }
@@ -122,7 +143,8 @@ class HttpServerImpl final : public HttpServer {
       for (auto& l : listeners_) l->close();
     });
     Deadline deadline = Deadline::in_ms(deadline_ms);
-    while (shared_->answers > 0 && !deadline.passed()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    while (shared_->answers > 0 && !deadline.passed())
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
 
   void stop() override {
@@ -145,6 +167,8 @@ class HttpServerImpl final : public HttpServer {
 
 }  // namespace
 
-std::unique_ptr<HttpServer> HttpServer::make(HttpOptions options) { return std::make_unique<HttpServerImpl>(options); }
+std::unique_ptr<HttpServer> HttpServer::make(HttpOptions options) {
+  return std::make_unique<HttpServerImpl>(options);
+}
 
 }  // namespace bp::rt

@@ -1,5 +1,6 @@
-// HttpServer: HTTP/1.1 on a few ports with one thread. Keep-alive, chunked streams, bounded headers,
-// bodies, connections and send queues; slow clients are dropped. The only header over asio and Beast.
+// HttpServer: HTTP/1.1 on a few ports with one thread. Keep-alive, chunked streams, bounded
+// headers, bodies, connections and send queues; slow clients are dropped. The only header over asio
+// and Beast.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -14,8 +15,8 @@
 namespace bp::rt {
 
 struct HttpRequest {
-  std::string method;        // "GET", ...; HEAD arrives as GET, its answer is sent without body
-  std::string path;          // without query, percent escapes left as they are
+  std::string method;  // "GET", ...; HEAD arrives as GET, its answer is sent without body
+  std::string path;    // without query, percent escapes left as they are
   std::string query;
   std::string content_type;  // lower case, without parameters
   std::string body;
@@ -48,20 +49,21 @@ struct HttpOptions {
   size_t header_bytes = limits::kHttpHeaderBytes;
   size_t body_bytes = limits::kHttpBodyBytes;
   int connections = limits::kHttpConnections;
-  size_t queued_bytes = 8 << 20;   // unsent bytes of one connection; above it the client is too slow
-  int64_t request_ms = 30'000;     // from the first to the last byte of a request
-  int64_t idle_ms = 75'000;        // between requests
-  int64_t write_ms = 30'000;       // for the client to take some bytes
+  size_t queued_bytes = 8 << 20;  // unsent bytes of one connection; above it the client is too slow
+  int64_t request_ms = 30'000;    // from the first to the last byte of a request
+  int64_t idle_ms = 75'000;       // between requests
+  int64_t write_ms = 30'000;      // for the client to take some bytes
 };
 
 class HttpServer {
  public:
   static std::unique_ptr<HttpServer> make(HttpOptions options);
-  virtual ~HttpServer() = default;   // stops
+  virtual ~HttpServer() = default;  // stops
   /// Binds with SO_REUSEADDR before the server runs; port 0: any. Returns the port. kPortBusy and
   /// kPermission name the address.
-  virtual Result<uint16_t> listen(const std::string& address, uint16_t port, HttpHandler handler) = 0;
-  virtual void run() = 0;            // starts the thread
+  virtual Result<uint16_t> listen(const std::string& address, uint16_t port,
+                                  HttpHandler handler) = 0;
+  virtual void run() = 0;  // starts the thread
   /// No new connections; waits until the open answers are complete, at most `deadline_ms`.
   virtual void drain(int64_t deadline_ms) = 0;
   virtual void stop() = 0;

@@ -27,7 +27,9 @@ constexpr int64_t kLingerMs = 2'000;
 class HttpSession::Answer final : public HttpAnswer {
  public:
   Answer(std::shared_ptr<HttpSession> session, uint64_t request)
-      : session_(std::move(session)), executor_(session_->stream_.get_executor()), request_(request) {}
+      : session_(std::move(session)),
+        executor_(session_->stream_.get_executor()),
+        request_(request) {}
   void send(HttpResponse r) override {
     post([r = std::move(r)](HttpSession& s, uint64_t n) mutable { s.send(n, std::move(r)); });
   }
@@ -35,27 +37,35 @@ class HttpSession::Answer final : public HttpAnswer {
     post([type = std::move(type)](HttpSession& s, uint64_t n) { s.begin_stream(n, type); });
   }
   void write(std::string data) override {
-    post([data = std::move(data)](HttpSession& s, uint64_t n) mutable { s.stream_data(n, std::move(data)); });
+    post([data = std::move(data)](HttpSession& s, uint64_t n) mutable {
+      s.stream_data(n, std::move(data));
+    });
   }
   void end() override {
     post([](HttpSession& s, uint64_t n) { s.end(n); });
   }
   void on_closed(std::function<void()> callback) override {
-    post([cb = std::move(callback)](HttpSession& s, uint64_t n) mutable { s.closed_callback(n, std::move(cb)); });
+    post([cb = std::move(callback)](HttpSession& s, uint64_t n) mutable {
+      s.closed_callback(n, std::move(cb));
+    });
   }
 
  private:
   template <class F>
   void post(F f) {
-    asio::post(executor_, [weak = session_, n = request_, f = std::move(f)]() mutable { f(*weak, n); });
+    asio::post(executor_,
+               [weak = session_, n = request_, f = std::move(f)]() mutable { f(*weak, n); });
   }
   std::shared_ptr<HttpSession> session_;
   beast::tcp_stream::executor_type executor_;
   uint64_t request_;
 };
 
-HttpSession::HttpSession(asio::ip::tcp::socket socket, HttpHandler handler, std::shared_ptr<HttpShared> shared)
-    : stream_(std::move(socket)), handler_(std::move(handler)), shared_(std::move(shared)),
+HttpSession::HttpSession(asio::ip::tcp::socket socket, HttpHandler handler,
+                         std::shared_ptr<HttpShared> shared)
+    : stream_(std::move(socket)),
+      handler_(std::move(handler)),
+      shared_(std::move(shared)),
       buffer_(shared_->options.header_bytes + kPipelinedBytes) {
   ++shared_->connections;
 }
@@ -109,17 +119,19 @@ void HttpSession::on_header(Error ec) {
   }
   if (beast::iequals(fields[http::field::expect], "100-continue")) {
     auto text = std::make_shared<std::string>("HTTP/1.1 100 Continue\r\n\r\n");
-    asio::async_write(stream_, asio::buffer(*text), [self = shared_from_this(), text](Error e, size_t) {
-      if (e) return self->close();
-      self->read_body();
-    });
+    asio::async_write(stream_, asio::buffer(*text),
+                      [self = shared_from_this(), text](Error e, size_t) {
+                        if (e) return self->close();
+                        self->read_body();
+                      });
     return;
   }
   read_body();
 }
 
 void HttpSession::read_body() {
-  http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](Error ec, size_t) { self->on_request(ec); });
+  http::async_read(stream_, buffer_, *parser_,
+                   [self = shared_from_this()](Error ec, size_t) { self->on_request(ec); });
 }
 
 void HttpSession::on_request(Error ec) {
@@ -130,14 +142,16 @@ void HttpSession::on_request(Error ec) {
 void HttpSession::bad_request(Error ec) {
   bool ours = ec.category() == beast::error_code(http::error::bad_method).category();
   if (ec == beast::error::timeout && buffer_.size() > 0) return close();
-  if (!ours || ec == http::error::end_of_stream || ec == http::error::partial_message) return close();
+  if (!ours || ec == http::error::end_of_stream || ec == http::error::partial_message)
+    return close();
   answering_ = true;
   ++shared_->answers;
   if (ec == http::error::body_limit) {
     return fail(413, fmt::format("the body is larger than {} bytes", shared_->options.body_bytes));
   }
   if (ec == http::error::header_limit || ec == http::error::buffer_overflow) {
-    return fail(431, fmt::format("the header is larger than {} bytes", shared_->options.header_bytes));
+    return fail(431,
+                fmt::format("the header is larger than {} bytes", shared_->options.header_bytes));
   }
   if (ec == http::error::bad_version) return fail(505, "expected HTTP/1.0 or HTTP/1.1");
   fail(400, "not a valid HTTP request: " + ec.message());
@@ -150,7 +164,9 @@ void HttpSession::fail(int status, const std::string& message) {
   HttpResponse r;
   r.status = status;
   if (status == 503) r.headers.emplace_back("Retry-After", "1");
-  r.body = fmt::format(R"({{"error":{{"message":"{}","type":"invalid_request_error","param":null,"code":null}}}})", message);
+  r.body = fmt::format(
+      R"({{"error":{{"message":"{}","type":"invalid_request_error","param":null,"code":null}}}})",
+      message);
   send(request_, std::move(r));
 }
 
@@ -181,8 +197,11 @@ void HttpSession::dispatch() {
     handler_(std::move(r), answer);
   } catch (const std::exception& e) {
     BP_LOG(err, "http.handler_failed", "error={}", e.what());
-    answer->send({500, "application/json",
-                  R"({"error":{"message":"internal error","type":"server_error","param":null,"code":null}})", {}});
+    answer->send(
+        {500,
+         "application/json",
+         R"({"error":{"message":"internal error","type":"server_error","param":null,"code":null}})",
+         {}});
   }
 }
 
@@ -191,7 +210,9 @@ void HttpSession::watch() {
   if (watching_ || closed_ || buffer_.size() >= kPipelinedBytes) return;
   watching_ = true;
   stream_.expires_never();
-  stream_.async_read_some(buffer_.prepare(4096), [self = shared_from_this()](Error ec, size_t n) { self->on_watched(ec, n); });
+  stream_.async_read_some(buffer_.prepare(4096), [self = shared_from_this()](Error ec, size_t n) {
+    self->on_watched(ec, n);
+  });
 }
 
 void HttpSession::on_watched(Error ec, size_t bytes) {
@@ -214,13 +235,15 @@ void HttpSession::closed_callback(uint64_t request, std::function<void()> callba
   on_closed_ = std::move(callback);
 }
 
-std::string HttpSession::head(int status, const std::string& content_type, const HttpResponse* response) {
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\nServer: bp-head\r\nConnection: {}\r\n", status, http_reason(status),
-                                keep_alive_ ? "keep-alive" : "close");
+std::string HttpSession::head(int status, const std::string& content_type,
+                              const HttpResponse* response) {
+  std::string out = fmt::format("HTTP/1.1 {} {}\r\nServer: bp-head\r\nConnection: {}\r\n", status,
+                                http_reason(status), keep_alive_ ? "keep-alive" : "close");
   if (status != 204) out += fmt::format("Content-Type: {}\r\n", content_type);
   if (response) {
     if (status != 204) out += fmt::format("Content-Length: {}\r\n", response->body.size());
-    for (const auto& [name, value] : response->headers) out += fmt::format("{}: {}\r\n", name, value);
+    for (const auto& [name, value] : response->headers)
+      out += fmt::format("{}: {}\r\n", name, value);
   } else {
     out += "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n";
     if (chunked_) out += "Transfer-Encoding: chunked\r\n";
@@ -258,7 +281,8 @@ void HttpSession::enqueue(std::string data) {
   if (closed_) return;
   queued_ += data.size();
   queue_.push_back(std::move(data));
-  if (queued_ > shared_->options.queued_bytes && streaming_) return close();  // the client is too slow
+  if (queued_ > shared_->options.queued_bytes && streaming_)
+    return close();  // the client is too slow
   if (!writing_) write_next();
 }
 
@@ -306,11 +330,12 @@ void HttpSession::proceed() {
 /// Reads what the client still sends, so that it sees the answer and not a reset.
 void HttpSession::linger() {
   auto scratch = std::make_shared<std::string>(64 << 10, '\0');
-  stream_.async_read_some(asio::buffer(*scratch), [self = shared_from_this(), scratch](Error ec, size_t n) {
-    self->lingered_ += n;
-    if (ec || self->lingered_ > kLingerBytes) return self->close();
-    self->linger();
-  });
+  stream_.async_read_some(asio::buffer(*scratch),
+                          [self = shared_from_this(), scratch](Error ec, size_t n) {
+                            self->lingered_ += n;
+                            if (ec || self->lingered_ > kLingerBytes) return self->close();
+                            self->linger();
+                          });
 }
 
 void HttpSession::close() {

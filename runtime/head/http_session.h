@@ -18,13 +18,14 @@ namespace bp::rt {
 struct HttpShared {
   HttpOptions options;
   std::atomic<int> connections{0};
-  std::atomic<int> answers{0};       // requests whose answer is not complete
+  std::atomic<int> answers{0};  // requests whose answer is not complete
   std::atomic<bool> draining{false};
 };
 
 class HttpSession : public std::enable_shared_from_this<HttpSession> {
  public:
-  HttpSession(boost::asio::ip::tcp::socket socket, HttpHandler handler, std::shared_ptr<HttpShared> shared);
+  HttpSession(boost::asio::ip::tcp::socket socket, HttpHandler handler,
+              std::shared_ptr<HttpShared> shared);
   ~HttpSession();
   void start();
   void refuse_busy();
@@ -66,9 +67,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::deque<std::string> queue_;
   size_t queued_ = 0;
   bool writing_ = false;
-  uint64_t request_ = 0;          // number of the request under way
-  bool answering_ = false;        // its answer is not complete
-  bool ended_ = false;            // its answer is queued to the end
+  uint64_t request_ = 0;    // number of the request under way
+  bool answering_ = false;  // its answer is not complete
+  bool ended_ = false;      // its answer is queued to the end
   bool streaming_ = false;
   bool chunked_ = false;
   bool head_only_ = false;

@@ -11,8 +11,8 @@
 namespace bp::rt {
 
 struct ServiceOptions {
-  std::string model;              // the name in /v1/models
-  int64_t created = 0;            // Unix seconds
+  std::string model;    // the name in /v1/models
+  int64_t created = 0;  // Unix seconds
   uint32_t max_context_tokens = 0;
 };
 

@@ -12,8 +12,8 @@ struct StatusOptions {
   std::string run_id;
   std::string deployment;
   std::string model;
-  std::string stand_in;          // "cpu stand-in for VM.GPU.A10.2"
-  std::string endpoint;          // of the application's port
+  std::string stand_in;  // "cpu stand-in for VM.GPU.A10.2"
+  std::string endpoint;  // of the application's port
   Epoch epoch;
   v1::DeploymentPlan plan;
 };

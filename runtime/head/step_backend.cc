@@ -22,7 +22,8 @@ class GroupBackend final : public StepBackend {
 
 }  // namespace
 
-std::unique_ptr<StepBackend> make_group_backend(std::unique_ptr<RankGroup> group, v1::DeploymentPlan plan) {
+std::unique_ptr<StepBackend> make_group_backend(std::unique_ptr<RankGroup> group,
+                                                v1::DeploymentPlan plan) {
   return std::make_unique<GroupBackend>(std::move(group), std::move(plan));
 }
 

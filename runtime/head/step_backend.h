@@ -1,5 +1,6 @@
-// StepBackend: what executes steps, as the engine loop sees it. RankGroup in bp-head; tests have their own.
-// The rules of rank_group.h hold: one thread, poll() often, any thread for wake, serving and fill_status.
+// StepBackend: what executes steps, as the engine loop sees it. RankGroup in bp-head; tests have
+// their own. The rules of rank_group.h hold: one thread, poll() often, any thread for wake, serving
+// and fill_status.
 #pragma once
 #include <memory>
 #include <string>
@@ -22,6 +23,7 @@ class StepBackend {
 };
 
 /// Over a rank group, for one plan.
-std::unique_ptr<StepBackend> make_group_backend(std::unique_ptr<RankGroup> group, v1::DeploymentPlan plan);
+std::unique_ptr<StepBackend> make_group_backend(std::unique_ptr<RankGroup> group,
+                                                v1::DeploymentPlan plan);
 
 }  // namespace bp::rt

@@ -1,5 +1,5 @@
-// TextStream: the tokens of one choice turned into text that may be shown: whole characters only, and
-// nothing that could still become a stop string. Thread-confined.
+// TextStream: the tokens of one choice turned into text that may be shown: whole characters only,
+// and nothing that could still become a stop string. Thread-confined.
 #pragma once
 #include <cstdint>
 #include <string>

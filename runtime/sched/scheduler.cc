@@ -11,14 +11,16 @@ namespace {
 struct Sequence {
   SequenceRequest request;
   uint64_t arrival = 0;
-  std::vector<uint32_t> history;   // prompt and final tokens
+  std::vector<uint32_t> history;  // prompt and final tokens
   std::vector<uint32_t> blocks;
-  uint32_t scheduled = 0;          // tokens of the history that steps sent so far hold
-  uint32_t under_way = 0;          // uncommitted steps that use its blocks
-  bool sampling = false;           // one of them samples
+  uint32_t scheduled = 0;  // tokens of the history that steps sent so far hold
+  uint32_t under_way = 0;  // uncommitted steps that use its blocks
+  bool sampling = false;   // one of them samples
   bool cancelled = false;
 
-  uint32_t generated() const { return static_cast<uint32_t>(history.size() - request.prompt.size()); }
+  uint32_t generated() const {
+    return static_cast<uint32_t>(history.size() - request.prompt.size());
+  }
   uint32_t remaining() const { return static_cast<uint32_t>(history.size()) - scheduled; }
 };
 
@@ -37,19 +39,26 @@ class SchedulerImpl final : public Scheduler {
 
   Status arrive(SequenceRequest request) override {
     if (request.prompt.empty() || request.max_new_tokens == 0 || by_id_.count(request.id)) {
-      return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("sequence {}: expected a new id, a prompt, and at least one new token", request.id), {}};
+      return Error{
+          ErrorCode::kInvalidArgument,
+          fmt::format("sequence {}: expected a new id, a prompt, and at least one new token",
+                      request.id),
+          {}};
     }
     uint64_t total = request.prompt.size() + static_cast<uint64_t>(request.max_new_tokens);
-    uint64_t room = std::min<uint64_t>(options_.max_context_tokens,
-                                       static_cast<uint64_t>(options_.kv_blocks) * options_.kv_block_tokens);
+    uint64_t room =
+        std::min<uint64_t>(options_.max_context_tokens,
+                           static_cast<uint64_t>(options_.kv_blocks) * options_.kv_block_tokens);
     if (total > room) {
       return Error{ErrorCode::kTooLarge,
                    fmt::format("{} prompt tokens and {} new ones are more than the context of {}",
-                               request.prompt.size(), request.max_new_tokens, room), {}};
+                               request.prompt.size(), request.max_new_tokens, room),
+                   {}};
     }
     if (waiting_.size() >= options_.max_waiting) {
-      return Error{ErrorCode::kUnavailable, fmt::format("{} requests are waiting already", waiting_.size()), {}};
+      return Error{ErrorCode::kUnavailable,
+                   fmt::format("{} requests are waiting already", waiting_.size()),
+                   {}};
     }
     uint64_t arrival = next_arrival_++;
     by_id_[request.id] = arrival;
@@ -104,17 +113,21 @@ class SchedulerImpl final : public Scheduler {
 
   Result<std::vector<SequenceUpdate>> step_done(const v1::StepResult& result) override {
     if (sent_.empty() || sent_.front().number != result.number()) {
-      return Error{ErrorCode::kProtocol,
-                   fmt::format("result of step {}, expected {}", result.number(),
-                               sent_.empty() ? std::string("none") : std::to_string(sent_.front().number)), {}};
+      return Error{
+          ErrorCode::kProtocol,
+          fmt::format("result of step {}, expected {}", result.number(),
+                      sent_.empty() ? std::string("none") : std::to_string(sent_.front().number)),
+          {}};
     }
     std::map<uint64_t, const v1::SampledToken*> tokens;
     for (const auto& t : result.tokens()) tokens[t.sequence_id()] = &t;
     for (const auto& part : sent_.front().parts) {
       uint64_t id = sequences_.at(part.arrival).request.id;
       if (part.sample && !tokens.count(id)) {
-        return Error{ErrorCode::kProtocol,
-                     fmt::format("result of step {} has no token for sequence {}", result.number(), id), {}};
+        return Error{
+            ErrorCode::kProtocol,
+            fmt::format("result of step {} has no token for sequence {}", result.number(), id),
+            {}};
       }
     }
     SentStep done = std::move(sent_.front());
@@ -169,10 +182,12 @@ class SchedulerImpl final : public Scheduler {
   uint32_t blocks_for(uint32_t tokens) const {
     return (tokens + options_.kv_block_tokens - 1) / options_.kv_block_tokens;
   }
-  /// With several steps under way the sequences are dealt over them, so that no pipeline stage idles.
+  /// With several steps under way the sequences are dealt over them, so that no pipeline stage
+  /// idles.
   uint32_t places_per_step() const {
     auto live = static_cast<uint32_t>(running_.size() + waiting_.size());
-    uint32_t share = (live + options_.steps_outstanding - 1) / std::max(1u, options_.steps_outstanding);
+    uint32_t share =
+        (live + options_.steps_outstanding - 1) / std::max(1u, options_.steps_outstanding);
     return std::min(options_.max_sequences, std::max(1u, share));
   }
 
@@ -187,7 +202,8 @@ class SchedulerImpl final : public Scheduler {
     sequences_.erase(s.arrival);
   }
 
-  /// Takes blocks from the youngest sequence behind `s`; false when none is free of steps under way.
+  /// Takes blocks from the youngest sequence behind `s`; false when none is free of steps under
+  /// way.
   bool preempt_for(const Sequence& s) {
     for (auto it = running_.rbegin(); it != running_.rend() && it->first > s.arrival; ++it) {
       Sequence& victim = *it->second;
@@ -222,8 +238,10 @@ class SchedulerImpl final : public Scheduler {
     v1::StepSequence* part = step.add_sequences();
     part->set_sequence_id(s.request.id);
     part->set_position(s.scheduled);
-    part->mutable_tokens()->Add(s.history.begin() + s.scheduled, s.history.begin() + s.scheduled + count);
-    part->mutable_blocks()->Add(s.blocks.begin(), s.blocks.begin() + blocks_for(s.scheduled + count));
+    part->mutable_tokens()->Add(s.history.begin() + s.scheduled,
+                                s.history.begin() + s.scheduled + count);
+    part->mutable_blocks()->Add(s.blocks.begin(),
+                                s.blocks.begin() + blocks_for(s.scheduled + count));
     part->set_sample(sample);
     if (sample) *part->mutable_sampling() = s.request.sampling;
     s.scheduled += count;
@@ -240,8 +258,10 @@ class SchedulerImpl final : public Scheduler {
     update.token = token;
     s.history.push_back(token.token());
     const auto& stops = s.request.stop_tokens;
-    if (std::find(stops.begin(), stops.end(), token.token()) != stops.end()) update.finish_reason = "stop";
-    else if (s.generated() >= s.request.max_new_tokens) update.finish_reason = "length";
+    if (std::find(stops.begin(), stops.end(), token.token()) != stops.end())
+      update.finish_reason = "stop";
+    else if (s.generated() >= s.request.max_new_tokens)
+      update.finish_reason = "length";
     update.finished = !update.finish_reason.empty();
     return update;
   }

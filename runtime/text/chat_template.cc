@@ -23,12 +23,18 @@ namespace {
 
 Value from_json(const boost::json::value& v) {
   switch (v.kind()) {
-    case boost::json::kind::null: return Value::none();
-    case boost::json::kind::bool_: return Value::of(v.get_bool());
-    case boost::json::kind::int64: return Value::of(v.get_int64());
-    case boost::json::kind::uint64: return Value::of(static_cast<double>(v.get_uint64()));
-    case boost::json::kind::double_: return Value::of(v.get_double());
-    case boost::json::kind::string: return Value::of(std::string(v.get_string()));
+    case boost::json::kind::null:
+      return Value::none();
+    case boost::json::kind::bool_:
+      return Value::of(v.get_bool());
+    case boost::json::kind::int64:
+      return Value::of(v.get_int64());
+    case boost::json::kind::uint64:
+      return Value::of(static_cast<double>(v.get_uint64()));
+    case boost::json::kind::double_:
+      return Value::of(v.get_double());
+    case boost::json::kind::string:
+      return Value::of(std::string(v.get_string()));
     case boost::json::kind::array: {
       jinja::List out;
       for (const auto& item : v.get_array()) out.push_back(from_json(item));
@@ -36,7 +42,8 @@ Value from_json(const boost::json::value& v) {
     }
     case boost::json::kind::object: {
       jinja::Dict out;
-      for (const auto& [k, item] : v.get_object()) out.emplace_back(std::string(k), from_json(item));
+      for (const auto& [k, item] : v.get_object())
+        out.emplace_back(std::string(k), from_json(item));
       return Value::dict(std::move(out));
     }
   }
@@ -45,9 +52,12 @@ Value from_json(const boost::json::value& v) {
 
 Value range(CallArgs& args) {
   int64_t from = 0, to = 0, step = 1;
-  if (args.positional.size() == 1) to = args.positional[0].integer();
-  else if (args.positional.size() >= 2) from = args.positional[0].integer(), to = args.positional[1].integer();
-  else throw jinja::Failure("range() misses an argument");
+  if (args.positional.size() == 1)
+    to = args.positional[0].integer();
+  else if (args.positional.size() >= 2)
+    from = args.positional[0].integer(), to = args.positional[1].integer();
+  else
+    throw jinja::Failure("range() misses an argument");
   if (args.positional.size() > 2) step = args.positional[2].integer();
   if (step == 0) throw jinja::Failure("range() with step 0");
   jinja::List out;
@@ -61,7 +71,8 @@ Value range(CallArgs& args) {
 
 Value strftime_now(CallArgs& args) {
   const Value* format = args.get(0, "format");
-  if (!format || format->str().size() > 256) throw jinja::Failure("strftime_now() needs a short format");
+  if (!format || format->str().size() > 256)
+    throw jinja::Failure("strftime_now() needs a short format");
   char text[1024];
   time_t now = time(nullptr);
   tm parts{};
@@ -90,7 +101,8 @@ std::map<std::string, Value> globals(const ChatTemplateTokens& tokens) {
   });
   g["strftime_now"] = Value::function(strftime_now);
   g["raise_exception"] = Value::function([](CallArgs& args) -> Value {
-    jinja::Failure refusal(args.positional.empty() ? "refused" : jinja::to_text(args.positional[0]));
+    jinja::Failure refusal(args.positional.empty() ? "refused"
+                                                   : jinja::to_text(args.positional[0]));
     refusal.refused = true;
     throw refusal;
   });
@@ -107,10 +119,13 @@ Result<std::string> run(const jinja::Block& body, std::map<std::string, Value> g
     return evaluator.run(body);
   } catch (const jinja::Failure& failure) {
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("the model's chat template {}: {}", failure.refused ? "refuses the messages" : "failed",
-                             failure.what()), {}};
+                 fmt::format("the model's chat template {}: {}",
+                             failure.refused ? "refuses the messages" : "failed", failure.what()),
+                 {}};
   } catch (const std::exception& e) {
-    return Error{ErrorCode::kInvalidArgument, fmt::format("the model's chat template failed: {}", e.what()), {}};
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("the model's chat template failed: {}", e.what()),
+                 {}};
   }
 }
 
@@ -119,9 +134,12 @@ Result<std::string> run(const jinja::Block& body, std::map<std::string, Value> g
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ChatTemplate::~ChatTemplate() = default;
 
-Result<std::unique_ptr<ChatTemplate>> ChatTemplate::parse(const std::string& source, ChatTemplateTokens tokens) {
+Result<std::unique_ptr<ChatTemplate>> ChatTemplate::parse(const std::string& source,
+                                                          ChatTemplateTokens tokens) {
   if (source.size() > (1u << 20)) {
-    return Error{ErrorCode::kTooLarge, fmt::format("chat template: {} bytes, at most 1048576 expected", source.size()), {}};
+    return Error{ErrorCode::kTooLarge,
+                 fmt::format("chat template: {} bytes, at most 1048576 expected", source.size()),
+                 {}};
   }
   auto impl = std::make_unique<Impl>();
   impl->tokens = std::move(tokens);
@@ -133,7 +151,8 @@ Result<std::unique_ptr<ChatTemplate>> ChatTemplate::parse(const std::string& sou
   return std::unique_ptr<ChatTemplate>(new ChatTemplate(std::move(impl)));
 }
 
-Result<std::string> ChatTemplate::render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const {
+Result<std::string> ChatTemplate::render(const std::vector<ChatMessage>& messages,
+                                         bool add_generation_prompt) const {
   auto g = globals(impl_->tokens);
   jinja::List list;
   for (const ChatMessage& m : messages) {

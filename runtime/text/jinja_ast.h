@@ -13,20 +13,20 @@ struct Expr;
 using ExprPtr = std::unique_ptr<Expr>;
 
 enum class ExprKind {
-  kLiteral,   // value
-  kName,      // text
-  kList,      // args
-  kDict,      // args: key, value, key, value...
-  kUnary,     // text: "-", "+", "not"; args[0]
-  kBinary,    // text: + - * / // % ** ~ and or
-  kCompare,   // args[0] (ops[i] args[i + 1])...
-  kCond,      // args: then, condition, else (may be null)
-  kAttr,      // args[0] . text
-  kItem,      // args[0] [ args[1] ]
-  kSlice,     // args[0] [ args[1] : args[2] : args[3] ], each may be null
-  kCall,      // args[0] ( args[1...], named )
-  kFilter,    // args[0] | text ( args[1...], named )
-  kTest,      // args[0] is text ( args[1...] )
+  kLiteral,  // value
+  kName,     // text
+  kList,     // args
+  kDict,     // args: key, value, key, value...
+  kUnary,    // text: "-", "+", "not"; args[0]
+  kBinary,   // text: + - * / // % ** ~ and or
+  kCompare,  // args[0] (ops[i] args[i + 1])...
+  kCond,     // args: then, condition, else (may be null)
+  kAttr,     // args[0] . text
+  kItem,     // args[0] [ args[1] ]
+  kSlice,    // args[0] [ args[1] : args[2] : args[3] ], each may be null
+  kCall,     // args[0] ( args[1...], named )
+  kFilter,   // args[0] | text ( args[1...], named )
+  kTest,     // args[0] is text ( args[1...] )
 };
 
 struct Expr {
@@ -52,7 +52,7 @@ enum class StmtKind {
   kMacro,     // text (names, defaults): body
   kBreak,
   kContinue,
-  kScope,     // body, with nothing around it ({% generation %})
+  kScope,  // body, with nothing around it ({% generation %})
 };
 
 struct Stmt {
@@ -67,7 +67,19 @@ struct Stmt {
   Block orelse;
 };
 
-enum class TokenKind { kText, kName, kString, kInteger, kFloat, kOperator, kBegin, kEnd, kPrint, kPrintEnd, kEof };
+enum class TokenKind {
+  kText,
+  kName,
+  kString,
+  kInteger,
+  kFloat,
+  kOperator,
+  kBegin,
+  kEnd,
+  kPrint,
+  kPrintEnd,
+  kEof
+};
 struct Token {
   TokenKind kind;
   std::string text;
@@ -79,9 +91,11 @@ std::vector<Token> lex(std::string_view source);
 /// Throws Failure with the line.
 Block parse_tokens(const std::vector<Token>& tokens);
 
-/// Filters, tests and methods (jinja_builtins.cc). All throw Failure; nullptr-like: kind not known.
+/// Filters, tests and methods (jinja_filters.cc, jinja_tests.cc, jinja_methods.cc). All throw
+/// Failure; nullptr-like: kind not known.
 class Evaluator;
-Value apply_filter(Evaluator& evaluator, const std::string& name, const Value& input, CallArgs& args);
+Value apply_filter(Evaluator& evaluator, const std::string& name, const Value& input,
+                   CallArgs& args);
 bool apply_test(const std::string& name, const Value& input, const CallArgs& args);
 /// Method `name` of `object` as a callable, or undefined.
 Value find_method(Evaluator& evaluator, const Value& object, const std::string& name);

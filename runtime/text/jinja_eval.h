@@ -1,4 +1,5 @@
-// Evaluator: walks a template's tree. Bounded in steps, nesting and output. Thread-confined, one render.
+// Evaluator: walks a template's tree. Bounded in steps, nesting and output. Thread-confined, one
+// render.
 #pragma once
 #include <map>
 #include <string>
@@ -9,9 +10,19 @@
 namespace bp::rt::jinja {
 
 struct Limits {
-  uint64_t steps = 5'000'000;      // nodes visited; 1,000 messages with a real template take ~100,000
-  int depth = 600;                 // nested calls and blocks
+  uint64_t steps = 5'000'000;  // nodes visited; 1,000 messages with a real template take ~100,000
+  int depth = 600;             // nested calls and blocks
   size_t output_bytes = 32 << 20;  // a prompt cannot be longer than a request body by much
+};
+
+/// Counts nesting while it lives; Failure above the limit.
+struct DepthGuard {
+  DepthGuard(int& counter, int limit) : depth(counter) {
+    if (depth >= limit) throw Failure("nested more than " + std::to_string(limit) + " deep");
+    ++depth;
+  }
+  ~DepthGuard() { --depth; }
+  int& depth;
 };
 
 class Evaluator {

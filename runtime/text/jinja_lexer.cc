@@ -30,7 +30,10 @@ class Lexer {
     size_t open = pos_;
     for (;; ++open) {
       open = src_.find('{', open);
-      if (open == std::string::npos || open + 1 >= src_.size()) { open = src_.size(); break; }
+      if (open == std::string::npos || open + 1 >= src_.size()) {
+        open = src_.size();
+        break;
+      }
       if (src_[open + 1] == '{' || src_[open + 1] == '%' || src_[open + 1] == '#') break;
     }
     std::string chunk = src_.substr(pos_, open - pos_);
@@ -51,7 +54,8 @@ class Lexer {
   /// lstrip_blocks: blanks between the start of the line and a block tag go away.
   void strip_line_start(std::string& chunk) {
     size_t keep = chunk.find_last_not_of(" \t");
-    bool line_start = keep == std::string::npos ? pos_ == 0 || src_[pos_ - 1] == '\n' : chunk[keep] == '\n';
+    bool line_start =
+        keep == std::string::npos ? pos_ == 0 || src_[pos_ - 1] == '\n' : chunk[keep] == '\n';
     if (line_start) chunk.erase(keep == std::string::npos ? 0 : keep + 1);
   }
 
@@ -68,7 +72,8 @@ class Lexer {
     int start_line = line_;
     if (kind == '#') {
       size_t end = src_.find("#}", pos_ + 2);
-      if (end == std::string::npos) throw Failure(fmt::format("line {}: comment is not closed", start_line));
+      if (end == std::string::npos)
+        throw Failure(fmt::format("line {}: comment is not closed", start_line));
       bool strip = src_[end - 1] == '-', keep = src_[end - 1] == '+';
       advance(end + 2 - pos_);
       after_tag(strip, !keep);
@@ -104,7 +109,9 @@ class Lexer {
     unsigned char c = static_cast<unsigned char>(src_[pos_]);
     if (std::isalpha(c) || c == '_') {
       size_t end = pos_;
-      while (end < src_.size() && (std::isalnum(static_cast<unsigned char>(src_[end])) || src_[end] == '_')) ++end;
+      while (end < src_.size() &&
+             (std::isalnum(static_cast<unsigned char>(src_[end])) || src_[end] == '_'))
+        ++end;
       push(TokenKind::kName, src_.substr(pos_, end - pos_));
       advance(end - pos_);
     } else if (std::isdigit(c)) {
@@ -114,7 +121,7 @@ class Lexer {
     } else {
       static constexpr std::array<std::string_view, 25> kOperators = {
           "**", "//", "==", "!=", "<=", ">=", "+", "-", "*", "/", "%", "~", "<",
-          ">", "=", "(", ")", "[", "]", "{", "}", ",", ":", ".", "|"};
+          ">",  "=",  "(",  ")",  "[",  "]",  "{", "}", ",", ":", ".", "|"};
       for (std::string_view op : kOperators) {
         if (at(op)) {
           push(TokenKind::kOperator, std::string(op));
@@ -131,24 +138,31 @@ class Lexer {
     bool is_float = false;  // an exponent has no sign here
     while (end < src_.size()) {
       char c = src_[end];
-      bool digit_next = end + 1 < src_.size() && std::isdigit(static_cast<unsigned char>(src_[end + 1]));
-      if (c == '.' && !is_float && digit_next) is_float = true;
-      else if ((c == 'e' || c == 'E') && digit_next) is_float = true;
-      else if (!std::isdigit(static_cast<unsigned char>(c)) && c != '_') break;
+      bool digit_next =
+          end + 1 < src_.size() && std::isdigit(static_cast<unsigned char>(src_[end + 1]));
+      if (c == '.' && !is_float && digit_next)
+        is_float = true;
+      else if ((c == 'e' || c == 'E') && digit_next)
+        is_float = true;
+      else if (!std::isdigit(static_cast<unsigned char>(c)) && c != '_')
+        break;
       ++end;
     }
     std::string digits;
     for (size_t i = pos_; i < end; ++i) {
       if (src_[i] != '_') digits += src_[i];
     }
-    if (digits.size() > 18) throw Failure(fmt::format("line {}: number of more than 18 digits", line_));
+    if (digits.size() > 18)
+      throw Failure(fmt::format("line {}: number of more than 18 digits", line_));
     push(is_float ? TokenKind::kFloat : TokenKind::kInteger, digits);
     advance(end - pos_);
   }
 
   static void append_utf8(std::string& out, uint32_t cp) {
-    if (cp < 0x80) out += static_cast<char>(cp);
-    else if (cp < 0x800) out += {static_cast<char>(0xc0 | cp >> 6), static_cast<char>(0x80 | (cp & 63))};
+    if (cp < 0x80)
+      out += static_cast<char>(cp);
+    else if (cp < 0x800)
+      out += {static_cast<char>(0xc0 | cp >> 6), static_cast<char>(0x80 | (cp & 63))};
     else if (cp < 0x10000) {
       out += {static_cast<char>(0xe0 | cp >> 12), static_cast<char>(0x80 | (cp >> 6 & 63)),
               static_cast<char>(0x80 | (cp & 63))};
@@ -163,10 +177,12 @@ class Lexer {
     size_t hex = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
     if (hex) {
       uint32_t cp = 0;
-      if (pos_ + hex >= src_.size()) throw Failure(fmt::format("line {}: escape is cut off", line_));
+      if (pos_ + hex >= src_.size())
+        throw Failure(fmt::format("line {}: escape is cut off", line_));
       for (size_t i = 1; i <= hex; ++i) {
         char h = src_[pos_ + i];
-        if (!std::isxdigit(static_cast<unsigned char>(h))) throw Failure(fmt::format("line {}: bad escape", line_));
+        if (!std::isxdigit(static_cast<unsigned char>(h)))
+          throw Failure(fmt::format("line {}: bad escape", line_));
         cp = cp << 4 | static_cast<uint32_t>(h <= '9' ? h - '0' : (h | 32) - 'a' + 10);
       }
       if (cp > 0x10ffff) throw Failure(fmt::format("line {}: bad escape", line_));
@@ -174,7 +190,8 @@ class Lexer {
       advance(hex + 1);
       return;
     }
-    static constexpr std::string_view kFrom = "ntrbfva0\\'\"", kTo = std::string_view("\n\t\r\b\f\v\a\0\\'\"", 11);
+    static constexpr std::string_view kFrom = "ntrbfva0\\'\"",
+                                      kTo = std::string_view("\n\t\r\b\f\v\a\0\\'\"", 11);
     size_t which = kFrom.find(c);
     if (c == '\n') {
     } else if (which != std::string_view::npos) {
@@ -198,7 +215,8 @@ class Lexer {
         advance(1);
       }
     }
-    if (pos_ >= src_.size()) throw Failure(fmt::format("line {}: string is not closed", start_line));
+    if (pos_ >= src_.size())
+      throw Failure(fmt::format("line {}: string is not closed", start_line));
     advance(1);
     push(TokenKind::kString, std::move(out));
   }

@@ -1,4 +1,5 @@
-// Python's string operations over UTF-8. Case is changed for ASCII, Latin-1, Greek and Cyrillic letters.
+// Python's string operations over UTF-8. Case is changed for ASCII, Latin-1, Greek and Cyrillic
+// letters.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -11,8 +12,10 @@ namespace bp::rt::jinja {
 std::string strip_text(std::string_view text, std::string_view chars, bool left, bool right);
 /// `separator` empty: runs of whitespace. At most `limit` cuts when not negative.
 std::vector<std::string> split_on(std::string_view text, std::string_view separator, int64_t limit);
-std::vector<std::string> split_on_right(std::string_view text, std::string_view separator, int64_t limit);
-std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t count);
+std::vector<std::string> split_on_right(std::string_view text, std::string_view separator,
+                                        int64_t limit);
+std::string replace_text(std::string_view text, std::string_view from, std::string_view to,
+                         int64_t count);
 std::string upper_text(std::string_view text);
 std::string lower_text(std::string_view text);
 std::string capitalize_text(std::string_view text);

@@ -12,8 +12,8 @@ Value Value::function(std::function<Value(CallArgs&)> call) {
 }
 
 const char* Value::type_name() const {
-  static constexpr const char* kNames[] = {"undefined", "none", "boolean", "integer", "float",
-                                           "string", "list", "dict", "namespace", "function"};
+  static constexpr const char* kNames[] = {"undefined", "none", "boolean", "integer",   "float",
+                                           "string",    "list", "dict",    "namespace", "function"};
   return kNames[v.index()];
 }
 
@@ -41,14 +41,23 @@ double Value::number() const {
 
 bool Value::truthy() const {
   switch (v.index()) {
-    case 0: case 1: return false;
-    case 2: return std::get<bool>(v);
-    case 3: return std::get<int64_t>(v) != 0;
-    case 4: return std::get<double>(v) != 0.0;
-    case 5: return !std::get<std::string>(v).empty();
-    case 6: return !items().empty();
-    case 7: return !pairs().empty();
-    default: return true;
+    case 0:
+    case 1:
+      return false;
+    case 2:
+      return std::get<bool>(v);
+    case 3:
+      return std::get<int64_t>(v) != 0;
+    case 4:
+      return std::get<double>(v) != 0.0;
+    case 5:
+      return !std::get<std::string>(v).empty();
+    case 6:
+      return !items().empty();
+    case 7:
+      return !pairs().empty();
+    default:
+      return true;
   }
 }
 
@@ -74,7 +83,8 @@ bool equal(const Value& a, const Value& b) {
   if (a.v.index() != b.v.index()) return false;
   if (a.is_string()) return a.str() == b.str();
   if (a.is_list()) {
-    return std::equal(a.items().begin(), a.items().end(), b.items().begin(), b.items().end(), equal);
+    return std::equal(a.items().begin(), a.items().end(), b.items().begin(), b.items().end(),
+                      equal);
   }
   if (a.is_dict()) {
     if (a.pairs().size() != b.pairs().size()) return false;
@@ -88,7 +98,8 @@ bool equal(const Value& a, const Value& b) {
 
 int compare(const Value& a, const Value& b) {
   if (a.is_number() && b.is_number()) {
-    if (a.is_integer() && b.is_integer()) return a.integer() < b.integer() ? -1 : a.integer() > b.integer();
+    if (a.is_integer() && b.is_integer())
+      return a.integer() < b.integer() ? -1 : a.integer() > b.integer();
     return a.number() < b.number() ? -1 : a.number() > b.number();
   }
   if (a.is_string() && b.is_string()) return a.str().compare(b.str());
@@ -112,15 +123,22 @@ std::string float_text(double d) {
 }
 
 std::string quoted_repr(std::string_view s) {
-  char quote = s.find('\'') != std::string_view::npos && s.find('"') == std::string_view::npos ? '"' : '\'';
+  char quote =
+      s.find('\'') != std::string_view::npos && s.find('"') == std::string_view::npos ? '"' : '\'';
   std::string out(1, quote);
   for (char c : s) {
-    if (c == quote || c == '\\') out += '\\', out += c;
-    else if (c == '\n') out += "\\n";
-    else if (c == '\r') out += "\\r";
-    else if (c == '\t') out += "\\t";
-    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
-    else out += c;
+    if (c == quote || c == '\\')
+      out += '\\', out += c;
+    else if (c == '\n')
+      out += "\\n";
+    else if (c == '\r')
+      out += "\\r";
+    else if (c == '\t')
+      out += "\\t";
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    else
+      out += c;
   }
   return out + quote;
 }
@@ -129,16 +147,32 @@ std::string json_string(std::string_view s) {
   std::string out = "\"";
   for (char c : s) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
-        if (static_cast<unsigned char>(c) < 0x20) out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
-        else out += c;
+        if (static_cast<unsigned char>(c) < 0x20)
+          out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
+        else
+          out += c;
     }
   }
   return out + '"';
@@ -150,13 +184,21 @@ void json_into(const Value& v, int indent, bool sort_keys, int depth, std::strin
     if (indent >= 0) out += '\n', out.append(static_cast<size_t>(indent * level), ' ');
   };
   const char* comma = indent >= 0 ? "," : ", ";
-  if (v.is_none()) out += "null";
-  else if (v.is<bool>()) out += v.truthy() ? "true" : "false";
-  else if (v.is<int64_t>()) out += std::to_string(v.integer());
-  else if (v.is<double>()) out += float_text(v.number());
-  else if (v.is_string()) out += json_string(v.str());
+  if (v.is_none())
+    out += "null";
+  else if (v.is<bool>())
+    out += v.truthy() ? "true" : "false";
+  else if (v.is<int64_t>())
+    out += std::to_string(v.integer());
+  else if (v.is<double>())
+    out += float_text(v.number());
+  else if (v.is_string())
+    out += json_string(v.str());
   else if (v.is_list()) {
-    if (v.items().empty()) { out += "[]"; return; }
+    if (v.items().empty()) {
+      out += "[]";
+      return;
+    }
     out += '[';
     for (size_t i = 0; i < v.items().size(); ++i) {
       if (i) out += comma;
@@ -166,9 +208,13 @@ void json_into(const Value& v, int indent, bool sort_keys, int depth, std::strin
     newline(depth);
     out += ']';
   } else if (v.is_dict()) {
-    if (v.pairs().empty()) { out += "{}"; return; }
+    if (v.pairs().empty()) {
+      out += "{}";
+      return;
+    }
     Dict pairs = v.pairs();
-    if (sort_keys) std::sort(pairs.begin(), pairs.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    if (sort_keys)
+      std::sort(pairs.begin(), pairs.end(), [](auto& a, auto& b) { return a.first < b.first; });
     out += '{';
     for (size_t i = 0; i < pairs.size(); ++i) {
       if (i) out += comma;
@@ -204,14 +250,23 @@ std::string to_repr(const Value& v) {
 
 std::string to_text(const Value& v) {
   switch (v.v.index()) {
-    case 0: return "";
-    case 1: return "None";
-    case 2: return v.truthy() ? "True" : "False";
-    case 3: return std::to_string(v.integer());
-    case 4: return float_text(v.number());
-    case 5: return v.str();
-    case 6: case 7: return to_repr(v);
-    default: throw Failure(fmt::format("a {} has no text", v.type_name()));
+    case 0:
+      return "";
+    case 1:
+      return "None";
+    case 2:
+      return v.truthy() ? "True" : "False";
+    case 3:
+      return std::to_string(v.integer());
+    case 4:
+      return float_text(v.number());
+    case 5:
+      return v.str();
+    case 6:
+    case 7:
+      return to_repr(v);
+    default:
+      throw Failure(fmt::format("a {} has no text", v.type_name()));
   }
 }
 

@@ -1,8 +1,9 @@
 // Values of the chat template interpreter: what Python objects a template can see. Cheap to copy
 // (containers are shared). Thread-confined.
 //
-// Debian 12 packages no C++ Jinja library, and chat templates are Jinja programs: hence jinja_*. It follows
-// Jinja 3.1 as `transformers` sets it up (trim_blocks, lstrip_blocks, loop controls, sandbox).
+// Debian 12 packages no C++ Jinja library, and chat templates are Jinja programs: hence jinja_*. It
+// follows Jinja 3.1 as `transformers` sets it up (trim_blocks, lstrip_blocks, loop controls,
+// sandbox).
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -41,8 +42,9 @@ struct Namespace {
 
 class Value {
  public:
-  using Variant = std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>,
-                               std::shared_ptr<Dict>, std::shared_ptr<Namespace>, std::shared_ptr<Function>>;
+  using Variant =
+      std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>,
+                   std::shared_ptr<Dict>, std::shared_ptr<Namespace>, std::shared_ptr<Function>>;
   Value() : v(Undefined{}) {}
   Value(Variant variant) : v(std::move(variant)) {}
   static Value none() { return Value(Variant(None{})); }
@@ -57,7 +59,9 @@ class Value {
   static Value function(std::function<Value(CallArgs&)> call);
 
   template <class T>
-  bool is() const { return std::holds_alternative<T>(v); }
+  bool is() const {
+    return std::holds_alternative<T>(v);
+  }
   bool is_undefined() const { return is<Undefined>(); }
   bool is_none() const { return is<None>(); }
   bool is_string() const { return is<std::string>(); }
@@ -65,10 +69,10 @@ class Value {
   bool is_dict() const { return is<std::shared_ptr<Dict>>(); }
   bool is_number() const { return is<int64_t>() || is<double>() || is<bool>(); }
   bool is_integer() const { return is<int64_t>() || is<bool>(); }
-  const std::string& str() const;       // Failure unless a string
-  const List& items() const;            // Failure unless a list
-  const Dict& pairs() const;            // Failure unless a dict
-  int64_t integer() const;              // bool counts as 0 or 1
+  const std::string& str() const;  // Failure unless a string
+  const List& items() const;       // Failure unless a list
+  const Dict& pairs() const;       // Failure unless a dict
+  int64_t integer() const;         // bool counts as 0 or 1
   double number() const;
   bool truthy() const;
   const Value* find(std::string_view key) const;  // of a dict; nullptr when absent

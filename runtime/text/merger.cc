@@ -10,9 +10,11 @@ struct Candidate {
   int64_t priority;
   uint32_t left;
   uint32_t right;
-  uint32_t size;   // of both together: a candidate whose symbols changed since is stale
+  uint32_t size;  // of both together: a candidate whose symbols changed since is stale
   int64_t token;
-  bool operator>(const Candidate& o) const { return std::tie(priority, left) > std::tie(o.priority, o.left); }
+  bool operator>(const Candidate& o) const {
+    return std::tie(priority, left) > std::tie(o.priority, o.left);
+  }
 };
 
 }  // namespace
@@ -29,7 +31,8 @@ std::vector<Symbol> merge_symbols(std::vector<Symbol> symbols, const MergeLookup
   auto offer = [&](uint32_t left, uint32_t right) {
     if (left == kNone || right == kNone) return;
     if (auto merge = lookup(symbols[left], symbols[right])) {
-      queue.push({merge->priority, left, right, symbols[left].size + symbols[right].size, merge->token});
+      queue.push(
+          {merge->priority, left, right, symbols[left].size + symbols[right].size, merge->token});
     }
   };
   for (uint32_t i = 0; i + 1 < n; ++i) offer(i, i + 1);
@@ -38,7 +41,9 @@ std::vector<Symbol> merge_symbols(std::vector<Symbol> symbols, const MergeLookup
     queue.pop();
     Symbol& left = symbols[c.left];
     Symbol& right = symbols[c.right];
-    if (left.size == 0 || right.size == 0 || next[c.left] != c.right || left.size + right.size != c.size) continue;
+    if (left.size == 0 || right.size == 0 || next[c.left] != c.right ||
+        left.size + right.size != c.size)
+      continue;
     left.size = c.size;
     left.token = c.token;
     right.size = 0;

@@ -9,9 +9,9 @@
 namespace bp::rt {
 
 struct Symbol {
-  uint32_t from = 0;     // bytes [from, from + size) of the piece
+  uint32_t from = 0;  // bytes [from, from + size) of the piece
   uint32_t size = 0;
-  int64_t token = -1;    // -1: not a token by itself
+  int64_t token = -1;  // -1: not a token by itself
 };
 
 struct Merge {

@@ -26,13 +26,16 @@ Result<std::unique_ptr<RegexSplitter>> RegexSplitter::compile(const std::string&
   PCRE2_SIZE at = 0;
   // NEVER_BACKSLASH_C: a match never ends inside a character.
   uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_UTF_CHECK;
-  impl->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                             options & ~static_cast<uint32_t>(PCRE2_NO_UTF_CHECK), &error, &at, nullptr);
+  impl->code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                    options & ~static_cast<uint32_t>(PCRE2_NO_UTF_CHECK), &error, &at, nullptr);
   if (!impl->code) {
     PCRE2_UCHAR text[256];
     pcre2_get_error_message(error, text, sizeof text);
-    return Error{ErrorCode::kUnsupported, fmt::format("tokenizer regex, at byte {}: {}", at,
-                                                      reinterpret_cast<const char*>(text)), {}};
+    return Error{
+        ErrorCode::kUnsupported,
+        fmt::format("tokenizer regex, at byte {}: {}", at, reinterpret_cast<const char*>(text)),
+        {}};
   }
   pcre2_jit_compile(impl->code, PCRE2_JIT_COMPLETE);  // without JIT pcre2_match interprets
   impl->context = pcre2_match_context_create(nullptr);

@@ -1,4 +1,5 @@
-// RegexSplitter: cuts a text by a Unicode regex; matches and what lies between are the pieces. Any thread.
+// RegexSplitter: cuts a text by a Unicode regex; matches and what lies between are the pieces. Any
+// thread.
 #pragma once
 #include <memory>
 #include <string>
@@ -14,8 +15,8 @@ class RegexSplitter {
   /// kUnsupported names the place in `pattern`.
   static Result<std::unique_ptr<RegexSplitter>> compile(const std::string& pattern);
   ~RegexSplitter();
-  /// `text` must be valid UTF-8. Appends pieces, none empty, that together are `text`. A place where the
-  /// match limit is reached becomes a piece of one character.
+  /// `text` must be valid UTF-8. Appends pieces, none empty, that together are `text`. A place
+  /// where the match limit is reached becomes a piece of one character.
   void split(std::string_view text, std::vector<std::string_view>& pieces) const;
 
  private:

@@ -1,5 +1,5 @@
-// How texts are cut into words before merging. Sources: GPT-2's encoder.py; the pre_tokenizer sections of
-// the models' tokenizer.json; names as in GGUF's tokenizer.ggml.pre.
+// How texts are cut into words before merging. Sources: GPT-2's encoder.py; the pre_tokenizer
+// sections of the models' tokenizer.json; names as in GGUF's tokenizer.ggml.pre.
 #include <fmt/format.h>
 
 #include <array>
@@ -40,10 +40,14 @@ Result<std::vector<std::string>> split_patterns_of(const std::string& pre) {
   if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") return List{kLlama3Pattern};
   if (pre == "qwen2") return List{kQwen2Pattern};
   if (pre == "smollm") return List{R"(\p{N})", kGpt2Pattern};
-  if (pre == "default") return List{R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", "[0-9][0-9][0-9]"};
-  return Error{ErrorCode::kUnsupported,
-               fmt::format("tokenizer.ggml.pre: found '{}', expected smollm, llama-bpe, gpt-2, qwen2 or default", pre),
-               {}};
+  if (pre == "default")
+    return List{R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", "[0-9][0-9][0-9]"};
+  return Error{
+      ErrorCode::kUnsupported,
+      fmt::format(
+          "tokenizer.ggml.pre: found '{}', expected smollm, llama-bpe, gpt-2, qwen2 or default",
+          pre),
+      {}};
 }
 
 bool bytes_from_gpt2(std::string_view spelled, std::string& out) {

@@ -24,11 +24,13 @@ constexpr std::string_view kSpaceMark = "\xe2\x96\x81";  // U+2581, SentencePiec
 class LiteralFinder {
  public:
   void add(std::string text, uint32_t token) {
-    if (!text.empty()) by_first_[static_cast<unsigned char>(text[0])].emplace_back(std::move(text), token);
+    if (!text.empty())
+      by_first_[static_cast<unsigned char>(text[0])].emplace_back(std::move(text), token);
   }
   void seal() {
     for (auto& list : by_first_) {
-      std::stable_sort(list.begin(), list.end(), [](auto& a, auto& b) { return a.first.size() > b.first.size(); });
+      std::stable_sort(list.begin(), list.end(),
+                       [](auto& a, auto& b) { return a.first.size() > b.first.size(); });
     }
   }
   /// The literal that starts at text[at], or nullptr.
@@ -52,15 +54,19 @@ class BpeTokenizer final : public Tokenizer {
       t->splitters_.push_back(std::move(splitter));
     }
     if (!vocab.chat_template.empty()) {
-      auto text = [&](int64_t id) { return id < 0 ? std::string() : vocab.entries[static_cast<size_t>(id)].bytes; };
-      BP_ASSIGN(t->chat_, ChatTemplate::parse(vocab.chat_template, {text(vocab.bos), text(vocab.eos)}));
+      auto text = [&](int64_t id) {
+        return id < 0 ? std::string() : vocab.entries[static_cast<size_t>(id)].bytes;
+      };
+      BP_ASSIGN(t->chat_,
+                ChatTemplate::parse(vocab.chat_template, {text(vocab.bos), text(vocab.eos)}));
     }
     t->vocab_ = std::move(vocab);
     t->index();
     return std::unique_ptr<Tokenizer>(std::move(t));
   }
 
-  std::vector<uint32_t> encode(std::string_view text, bool add_special, bool parse_special) const override {
+  std::vector<uint32_t> encode(std::string_view text, bool add_special,
+                               bool parse_special) const override {
     std::vector<uint32_t> out;
     if (add_special && vocab_.add_bos) out.push_back(static_cast<uint32_t>(vocab_.bos));
     std::string repaired;
@@ -78,7 +84,8 @@ class BpeTokenizer final : public Tokenizer {
         continue;
       }
       plain(text.substr(from, at - from), first, out);
-      first = vocab_.model == Vocab::Model::kScores;  // SentencePiece: a space again behind a special token
+      first = vocab_.model ==
+              Vocab::Model::kScores;  // SentencePiece: a space again behind a special token
       out.push_back(literal->second);
       at += literal->first.size();
       from = at;
@@ -91,8 +98,10 @@ class BpeTokenizer final : public Tokenizer {
   std::string token_bytes(uint32_t token, bool special) const override {
     if (token >= vocab_.entries.size()) return {};
     const VocabEntry& e = vocab_.entries[token];
-    if (e.type == TokenType::kControl || e.type == TokenType::kUnused) return special ? e.bytes : std::string();
-    if (e.type == TokenType::kByte) return std::string(1, static_cast<char>(std::strtol(e.bytes.c_str() + 3, nullptr, 16)));
+    if (e.type == TokenType::kControl || e.type == TokenType::kUnused)
+      return special ? e.bytes : std::string();
+    if (e.type == TokenType::kByte)
+      return std::string(1, static_cast<char>(std::strtol(e.bytes.c_str() + 3, nullptr, 16)));
     if (vocab_.model == Vocab::Model::kByteBpe) return e.bytes;
     std::string out;
     for (size_t i = 0; i < e.bytes.size();) {
@@ -106,7 +115,9 @@ class BpeTokenizer final : public Tokenizer {
   std::string decode(const std::vector<uint32_t>& tokens, bool special) const override {
     std::string bytes;
     for (uint32_t t : tokens) bytes += token_bytes(t, special);
-    if (vocab_.model == Vocab::Model::kScores && vocab_.add_space_prefix && bytes.rfind(' ', 0) == 0) bytes.erase(0, 1);
+    if (vocab_.model == Vocab::Model::kScores && vocab_.add_space_prefix &&
+        bytes.rfind(' ', 0) == 0)
+      bytes.erase(0, 1);
     return valid_utf8(bytes);
   }
 
@@ -116,7 +127,9 @@ class BpeTokenizer final : public Tokenizer {
 
   Result<std::string> apply_chat_template(const std::vector<ChatMessage>& messages,
                                           bool add_generation_prompt) const override {
-    if (!chat_) return Error{ErrorCode::kUnsupported, "the model has no chat template", "Use /v1/completions"};
+    if (!chat_)
+      return Error{ErrorCode::kUnsupported, "the model has no chat template",
+                   "Use /v1/completions"};
     return chat_->render(messages, add_generation_prompt);
   }
 
@@ -138,12 +151,14 @@ class BpeTokenizer final : public Tokenizer {
     all_literals_.seal();
     user_literals_.seal();
     if (vocab_.model != Vocab::Model::kByteBpe) return;
-    for (int b = 0; b < 256; ++b) byte_tokens_[static_cast<size_t>(b)] = id_of(std::string(1, static_cast<char>(b)));
+    for (int b = 0; b < 256; ++b)
+      byte_tokens_[static_cast<size_t>(b)] = id_of(std::string(1, static_cast<char>(b)));
     merges_.reserve(vocab_.merges.size());
     for (size_t rank = 0; rank < vocab_.merges.size(); ++rank) {
       const auto& [left, right] = vocab_.merges[rank];
       int64_t l = id_of(left), r = id_of(right), both = id_of(left + right);
-      if (l < 0 || r < 0 || both < 0) continue;  // a merge of tokens that the vocabulary lacks cannot happen
+      if (l < 0 || r < 0 || both < 0)
+        continue;  // a merge of tokens that the vocabulary lacks cannot happen
       merges_.emplace(pair_key(l, r), Merge{static_cast<int64_t>(rank), both});
     }
     vocab_.merges.clear();
@@ -162,7 +177,8 @@ class BpeTokenizer final : public Tokenizer {
   void plain(std::string_view text, bool first, std::vector<uint32_t>& out) const {
     if (text.empty()) return;
     std::string prefixed;
-    if (first && vocab_.add_space_prefix && (text[0] != ' ' || vocab_.model == Vocab::Model::kScores)) {
+    if (first && vocab_.add_space_prefix &&
+        (text[0] != ' ' || vocab_.model == Vocab::Model::kScores)) {
       prefixed = " " + std::string(text);
       text = prefixed;
     }
@@ -185,21 +201,25 @@ class BpeTokenizer final : public Tokenizer {
     symbols.reserve(piece.size());
     for (uint32_t i = 0; i < piece.size(); ++i) {
       int64_t token = byte_tokens_[static_cast<unsigned char>(piece[i])];
-      if (token >= 0) symbols.push_back({i, 1, token});  // a byte without a token is dropped, as elsewhere
+      if (token >= 0)
+        symbols.push_back({i, 1, token});  // a byte without a token is dropped, as elsewhere
     }
     auto lookup = [this](const Symbol& left, const Symbol& right) -> std::optional<Merge> {
       auto found = merges_.find(pair_key(left.token, right.token));
       if (found == merges_.end()) return std::nullopt;
       return found->second;
     };
-    for (const Symbol& s : merge_symbols(std::move(symbols), lookup)) out.push_back(static_cast<uint32_t>(s.token));
+    for (const Symbol& s : merge_symbols(std::move(symbols), lookup))
+      out.push_back(static_cast<uint32_t>(s.token));
   }
 
   void by_scores(std::string_view text, std::vector<uint32_t>& out) const {
     std::string marked;
     for (char c : text) {
-      if (c == ' ') marked += kSpaceMark;
-      else marked += c;
+      if (c == ' ')
+        marked += kSpaceMark;
+      else
+        marked += c;
     }
     std::vector<Symbol> symbols;
     for (uint32_t i = 0; i < marked.size();) {
@@ -235,7 +255,11 @@ class BpeTokenizer final : public Tokenizer {
   Vocab vocab_;
   std::unordered_map<std::string, int64_t> ids_;
   std::unordered_map<uint64_t, Merge> merges_;
-  std::array<int64_t, 256> byte_tokens_ = [] { std::array<int64_t, 256> a; a.fill(-1); return a; }();
+  std::array<int64_t, 256> byte_tokens_ = [] {
+    std::array<int64_t, 256> a;
+    a.fill(-1);
+    return a;
+  }();
   LiteralFinder all_literals_, user_literals_;
   std::vector<std::unique_ptr<RegexSplitter>> splitters_;
   std::unique_ptr<ChatTemplate> chat_;
@@ -253,7 +277,8 @@ Result<std::string> gguf_in_folder(const std::string& folder) {
   }
   if (found.size() == 1) return found[0];
   return Error{ErrorCode::kNotFound,
-               fmt::format("{}: found {} .gguf files and no tokenizer.json, expected one of them", folder, found.size()),
+               fmt::format("{}: found {} .gguf files and no tokenizer.json, expected one of them",
+                           folder, found.size()),
                {}};
 }
 
@@ -262,7 +287,8 @@ Result<std::string> gguf_in_folder(const std::string& folder) {
 Result<std::unique_ptr<Tokenizer>> Tokenizer::open(const std::string& path) {
   struct stat st {};
   if (::stat(path.c_str(), &st) != 0) return errno_error(path, errno);
-  BP_ASSIGN(std::string file, S_ISDIR(st.st_mode) ? gguf_in_folder(path) : Result<std::string>(path));
+  BP_ASSIGN(std::string file,
+            S_ISDIR(st.st_mode) ? gguf_in_folder(path) : Result<std::string>(path));
   BP_ASSIGN(Vocab vocab, file.empty() ? vocab_from_json(path) : vocab_from_gguf(file));
   auto tokenizer = BpeTokenizer::make(std::move(vocab));
   if (!tokenizer.ok()) return std::move(tokenizer).error().with_context(path);

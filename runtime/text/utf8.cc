@@ -1,6 +1,7 @@
+#include "runtime/text/utf8.h"
+
 #include <cstddef>
 
-#include "runtime/text/utf8.h"
 #include "runtime/text/tokenizer.h"
 
 namespace bp::rt {
@@ -9,7 +10,7 @@ namespace {
 constexpr const char* kReplacement = "\xef\xbf\xbd";
 
 struct Character {
-  size_t bytes;   // how many belong together
+  size_t bytes;  // how many belong together
   enum { kValid, kInvalid, kUnfinished } state;
 };
 
@@ -18,13 +19,17 @@ Character next(std::string_view s) {
   auto b = [&](size_t i) { return static_cast<unsigned char>(s[i]); };
   unsigned char c = b(0);
   if (c < 0x80) return {1, Character::kValid};
-  size_t n = c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
+  size_t n = c >= 0xc2 && c <= 0xdf   ? 2
+             : c >= 0xe0 && c <= 0xef ? 3
+             : c >= 0xf0 && c <= 0xf4 ? 4
+                                      : 0;
   if (n == 0) return {1, Character::kInvalid};
   unsigned char low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
   unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
   for (size_t i = 1; i < n; ++i) {
     if (i >= s.size()) return {i, Character::kUnfinished};
-    if (b(i) < (i == 1 ? low : 0x80) || b(i) > (i == 1 ? high : 0xbf)) return {i, Character::kInvalid};
+    if (b(i) < (i == 1 ? low : 0x80) || b(i) > (i == 1 ? high : 0xbf))
+      return {i, Character::kInvalid};
   }
   return {n, Character::kValid};
 }
@@ -36,8 +41,10 @@ std::string valid_utf8(std::string_view text) {
   out.reserve(text.size());
   while (!text.empty()) {
     Character c = next(text);
-    if (c.state == Character::kValid) out += text.substr(0, c.bytes);
-    else out += kReplacement;
+    if (c.state == Character::kValid)
+      out += text.substr(0, c.bytes);
+    else
+      out += kReplacement;
     text.remove_prefix(c.bytes);
   }
   return out;
@@ -59,8 +66,10 @@ std::string Utf8Stream::push(std::string_view bytes) {
   while (!rest.empty()) {
     Character c = next(rest);
     if (c.state == Character::kUnfinished) break;
-    if (c.state == Character::kValid) out += rest.substr(0, c.bytes);
-    else out += kReplacement;
+    if (c.state == Character::kValid)
+      out += rest.substr(0, c.bytes);
+    else
+      out += kReplacement;
     rest.remove_prefix(c.bytes);
   }
   held_ = std::string(rest);

@@ -24,7 +24,8 @@ Result<GgufHeader> read_header(const std::string& path) {
     std::string out(n, '\0');
     size_t done = 0;
     while (done < n) {
-      ssize_t got = ::pread(fd.get(), out.data() + done, n - done, static_cast<off_t>(offset + done));
+      ssize_t got =
+          ::pread(fd.get(), out.data() + done, n - done, static_cast<off_t>(offset + done));
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return errno_error(path, errno);
       if (got == 0) break;
@@ -46,7 +47,8 @@ const T* find(const GgufHeader& h, const char* key) {
 
 /// An unsigned or signed integer key; -1 when absent.
 int64_t integer(const GgufHeader& h, const char* key) {
-  if (auto* u = find<uint64_t>(h, key)) return static_cast<int64_t>(std::min<uint64_t>(*u, INT64_MAX));
+  if (auto* u = find<uint64_t>(h, key))
+    return static_cast<int64_t>(std::min<uint64_t>(*u, INT64_MAX));
   if (auto* i = find<int64_t>(h, key)) return *i;
   return -1;
 }
@@ -61,23 +63,30 @@ Error corrupt(const std::string& path, const std::string& what) {
 
 TokenType type_of(int64_t gguf) {
   switch (gguf) {
-    case 2: return TokenType::kUnknown;
-    case 3: return TokenType::kControl;
-    case 4: return TokenType::kUserDefined;
-    case 5: return TokenType::kUnused;
-    case 6: return TokenType::kByte;
-    default: return TokenType::kNormal;
+    case 2:
+      return TokenType::kUnknown;
+    case 3:
+      return TokenType::kControl;
+    case 4:
+      return TokenType::kUserDefined;
+    case 5:
+      return TokenType::kUnused;
+    case 6:
+      return TokenType::kByte;
+    default:
+      return TokenType::kNormal;
   }
 }
 
 Status fill_entries(const GgufHeader& h, const std::string& path, Vocab& vocab) {
   auto* tokens = find<std::vector<std::string>>(h, "tokenizer.ggml.tokens");
-  if (!tokens || tokens->empty()) return corrupt(path, "tokenizer.ggml.tokens: found nothing, expected strings");
+  if (!tokens || tokens->empty())
+    return corrupt(path, "tokenizer.ggml.tokens: found nothing, expected strings");
   auto* types = find<std::vector<int64_t>>(h, "tokenizer.ggml.token_type");
   auto* scores = find<std::vector<double>>(h, "tokenizer.ggml.scores");
   if (types && types->size() != tokens->size()) {
-    return corrupt(path, fmt::format("tokenizer.ggml.token_type: found {} entries, expected {}", types->size(),
-                                     tokens->size()));
+    return corrupt(path, fmt::format("tokenizer.ggml.token_type: found {} entries, expected {}",
+                                     types->size(), tokens->size()));
   }
   bool by_scores = vocab.model == Vocab::Model::kScores;
   if (by_scores && (!scores || scores->size() != tokens->size())) {
@@ -103,17 +112,20 @@ Status fill_merges(const GgufHeader& h, const std::string& path, Vocab& vocab) {
     const std::string& m = (*merges)[i];
     size_t space = m.find(' ', 1);
     std::string left, right;
-    if (space == std::string::npos || !bytes_from_gpt2(std::string_view(m).substr(0, space), left) ||
+    if (space == std::string::npos ||
+        !bytes_from_gpt2(std::string_view(m).substr(0, space), left) ||
         !bytes_from_gpt2(std::string_view(m).substr(space + 1), right)) {
-      return corrupt(path, fmt::format("tokenizer.ggml.merges[{}]: found '{}', expected two byte spellings", i,
-                                       m.substr(0, 64)));
+      return corrupt(
+          path, fmt::format("tokenizer.ggml.merges[{}]: found '{}', expected two byte spellings", i,
+                            m.substr(0, 64)));
     }
     vocab.merges.emplace_back(std::move(left), std::move(right));
   }
   return {};
 }
 
-/// The ends of a turn: the declared ones, and control tokens that are ends by their well-known names.
+/// The ends of a turn: the declared ones, and control tokens that are ends by their well-known
+/// names.
 void fill_stop_tokens(const GgufHeader& h, Vocab& vocab) {
   auto add = [&](int64_t id) {
     if (id < 0 || id >= static_cast<int64_t>(vocab.entries.size())) return;
@@ -138,15 +150,17 @@ void fill_stop_tokens(const GgufHeader& h, Vocab& vocab) {
 Result<Vocab> vocab_from_gguf(const std::string& path) {
   BP_ASSIGN(GgufHeader h, read_header(path));
   auto* model = find<std::string>(h, "tokenizer.ggml.model");
-  if (!model) return corrupt(path, "tokenizer.ggml.model: found nothing, expected 'gpt2' or 'llama'");
+  if (!model)
+    return corrupt(path, "tokenizer.ggml.model: found nothing, expected 'gpt2' or 'llama'");
   Vocab vocab;
   if (*model == "llama") {
     vocab.model = Vocab::Model::kScores;
     vocab.add_space_prefix = boolean(h, "tokenizer.ggml.add_space_prefix", true);
   } else if (*model != "gpt2") {
     return Error{ErrorCode::kUnsupported,
-                 fmt::format("{}: tokenizer.ggml.model: found '{}', expected 'gpt2' or 'llama'", path,
-                             model->substr(0, 64)), {}};
+                 fmt::format("{}: tokenizer.ggml.model: found '{}', expected 'gpt2' or 'llama'",
+                             path, model->substr(0, 64)),
+                 {}};
   }
   BP_TRY(fill_entries(h, path, vocab));
   bool bos_by_default = vocab.model == Vocab::Model::kScores;
@@ -164,7 +178,8 @@ Result<Vocab> vocab_from_gguf(const std::string& path) {
   vocab.eos = integer(h, "tokenizer.ggml.eos_token_id");
   for (int64_t id : {vocab.bos, vocab.eos}) {
     if (id >= static_cast<int64_t>(vocab.entries.size())) {
-      return corrupt(path, fmt::format("bos or eos token: found {}, expected below {}", id, vocab.entries.size()));
+      return corrupt(path, fmt::format("bos or eos token: found {}, expected below {}", id,
+                                       vocab.entries.size()));
     }
   }
   vocab.add_bos = boolean(h, "tokenizer.ggml.add_bos_token", bos_by_default) && vocab.bos >= 0;

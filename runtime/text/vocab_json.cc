@@ -1,5 +1,5 @@
-// tokenizer.json as the `tokenizers` library writes it: byte-level BPE, and SentencePiece BPE with byte
-// fallback. Whatever else is found is refused by name.
+// tokenizer.json as the `tokenizers` library writes it: byte-level BPE, and SentencePiece BPE with
+// byte fallback. Whatever else is found is refused by name.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -53,7 +53,8 @@ class Reader {
     const json::value* model = get(root_, "model");
     if (!model) return corrupt("tokenizer.json: $.model is missing");
     std::string type = text_of(*model, "type");
-    if (type != "BPE") return unsupported(fmt::format("tokenizer.json: model '{}', expected BPE", type));
+    if (type != "BPE")
+      return unsupported(fmt::format("tokenizer.json: model '{}', expected BPE", type));
     vocab_.model = flag(*model, "byte_fallback") ? Vocab::Model::kScores : Vocab::Model::kByteBpe;
     vocab_.ignore_merges = flag(*model, "ignore_merges");
     BP_TRY(normalizer());
@@ -73,24 +74,30 @@ class Reader {
     if (!byte_level() && text_of(*n, "type") == "Sequence") {
       // SentencePiece as Prepend + Replace
       const json::value* parts = get(*n, "normalizers");
-      for (const json::value& part : parts && parts->is_array() ? parts->get_array() : json::array{}) {
+      for (const json::value& part :
+           parts && parts->is_array() ? parts->get_array() : json::array{}) {
         std::string type = text_of(part, "type");
-        if (type == "Prepend") vocab_.add_space_prefix = true;
-        else if (type != "Replace") return unsupported("tokenizer.json: normalizer " + type);
+        if (type == "Prepend")
+          vocab_.add_space_prefix = true;
+        else if (type != "Replace")
+          return unsupported("tokenizer.json: normalizer " + type);
       }
       return {};
     }
-    return unsupported(fmt::format("tokenizer.json: normalizer '{}', expected none", text_of(*n, "type")));
+    return unsupported(
+        fmt::format("tokenizer.json: normalizer '{}', expected none", text_of(*n, "type")));
   }
 
   Status entries(const json::value& model) {
     const json::value* vocab = get(model, "vocab");
     const json::value* added = get(root_, "added_tokens");
-    if (!vocab || !vocab->is_object()) return corrupt("tokenizer.json: $.model.vocab: expected an object");
+    if (!vocab || !vocab->is_object())
+      return corrupt("tokenizer.json: $.model.vocab: expected an object");
     json::array none;
     const json::array& more = added && added->is_array() ? added->get_array() : none;
     size_t limit = vocab->get_object().size() + more.size();
-    if (limit > limits::kMetadataArrayMax) return corrupt("tokenizer.json: vocabulary beyond 4,000,000 tokens");
+    if (limit > limits::kMetadataArrayMax)
+      return corrupt("tokenizer.json: vocabulary beyond 4,000,000 tokens");
     auto put = [&](int64_t id, VocabEntry entry) {
       if (vocab_.entries.size() <= static_cast<size_t>(id)) {
         vocab_.entries.resize(static_cast<size_t>(id) + 1, VocabEntry{"", TokenType::kUnused, 0});
@@ -99,24 +106,30 @@ class Reader {
     };
     for (const auto& [spelled, id_value] : vocab->get_object()) {
       int64_t id = id_of(id_value, limit);
-      if (id < 0) return corrupt(fmt::format("tokenizer.json: id of '{}': expected below {}", std::string(spelled), limit));
+      if (id < 0)
+        return corrupt(fmt::format("tokenizer.json: id of '{}': expected below {}",
+                                   std::string(spelled), limit));
       VocabEntry e;
       if (!byte_level() || !bytes_from_gpt2(spelled, e.bytes)) e.bytes = spelled;
-      if (!byte_level() && e.bytes.size() == 6 && e.bytes.compare(0, 3, "<0x") == 0) e.type = TokenType::kByte;
+      if (!byte_level() && e.bytes.size() == 6 && e.bytes.compare(0, 3, "<0x") == 0)
+        e.type = TokenType::kByte;
       put(id, std::move(e));
     }
     for (const json::value& token : more) {
       const json::value* id_value = get(token, "id");
       int64_t id = id_value ? id_of(*id_value, limit) : -1;
-      if (id < 0) return corrupt(fmt::format("tokenizer.json: $.added_tokens: an id is not below {}", limit));
-      put(id, {text_of(token, "content"), flag(token, "special") ? TokenType::kControl : TokenType::kUserDefined, 0});
+      if (id < 0)
+        return corrupt(fmt::format("tokenizer.json: $.added_tokens: an id is not below {}", limit));
+      put(id, {text_of(token, "content"),
+               flag(token, "special") ? TokenType::kControl : TokenType::kUserDefined, 0});
     }
     return {};
   }
 
   Status merges(const json::value& model) {
     const json::value* list = get(model, "merges");
-    if (!list || !list->is_array()) return corrupt("tokenizer.json: $.model.merges: expected an array");
+    if (!list || !list->is_array())
+      return corrupt("tokenizer.json: $.model.merges: expected an array");
     std::map<std::string, float> scores;
     for (size_t i = 0; i < list->get_array().size(); ++i) {
       const json::value& m = list->get_array()[i];
@@ -124,17 +137,24 @@ class Reader {
       if (m.is_string()) {
         std::string both(m.get_string());
         size_t space = both.find(' ', 1);
-        if (space != std::string::npos) left = both.substr(0, space), right = both.substr(space + 1);
-      } else if (m.is_array() && m.get_array().size() == 2 && m.get_array()[0].is_string() && m.get_array()[1].is_string()) {
+        if (space != std::string::npos)
+          left = both.substr(0, space), right = both.substr(space + 1);
+      } else if (m.is_array() && m.get_array().size() == 2 && m.get_array()[0].is_string() &&
+                 m.get_array()[1].is_string()) {
         left = m.get_array()[0].get_string(), right = m.get_array()[1].get_string();
       }
       std::string l = left, r = right;
       bool good = !left.empty() && !right.empty();
       if (good && byte_level()) good = bytes_from_gpt2(left, l) && bytes_from_gpt2(right, r);
-      if (!good) return corrupt(fmt::format("tokenizer.json: $.model.merges[{}]: expected two spellings", i));
-      // With SentencePiece every pair that makes a token is listed, best first: that order is the score.
-      if (byte_level()) vocab_.merges.emplace_back(std::move(l), std::move(r));
-      else scores.emplace(l + r, -static_cast<float>(i));
+      if (!good)
+        return corrupt(
+            fmt::format("tokenizer.json: $.model.merges[{}]: expected two spellings", i));
+      // With SentencePiece every pair that makes a token is listed, best first: that order is the
+      // score.
+      if (byte_level())
+        vocab_.merges.emplace_back(std::move(l), std::move(r));
+      else
+        scores.emplace(l + r, -static_cast<float>(i));
     }
     for (VocabEntry& e : vocab_.entries) {
       auto found = scores.find(e.bytes);
@@ -145,10 +165,12 @@ class Reader {
 
   Status pre_tokenizer() {
     const json::value* p = get(root_, "pre_tokenizer");
-    if (!p || p->is_null()) return unsupported("tokenizer.json: byte-level BPE without pre_tokenizer");
+    if (!p || p->is_null())
+      return unsupported("tokenizer.json: byte-level BPE without pre_tokenizer");
     if (text_of(*p, "type") != "Sequence") return one_pre_tokenizer(*p);
     const json::value* parts = get(*p, "pretokenizers");
-    if (!parts || !parts->is_array()) return corrupt("tokenizer.json: $.pre_tokenizer.pretokenizers: expected an array");
+    if (!parts || !parts->is_array())
+      return corrupt("tokenizer.json: $.pre_tokenizer.pretokenizers: expected an array");
     for (const json::value& part : parts->get_array()) BP_TRY(one_pre_tokenizer(part));
     return {};
   }
@@ -157,7 +179,8 @@ class Reader {
     if (type == "ByteLevel") {
       vocab_.add_space_prefix = vocab_.add_space_prefix || flag(p, "add_prefix_space");
       const json::value* regex = get(p, "use_regex");
-      if (!regex || !regex->is_bool() || regex->get_bool()) vocab_.split_patterns.push_back(kGpt2Pattern);
+      if (!regex || !regex->is_bool() || regex->get_bool())
+        vocab_.split_patterns.push_back(kGpt2Pattern);
       return {};
     }
     if (type == "Digits") {
@@ -167,7 +190,8 @@ class Reader {
     if (type == "Split") {
       std::string behavior = text_of(p, "behavior");
       if (behavior != "Isolated" && !(behavior == "Removed" && flag(p, "invert"))) {
-        return unsupported(fmt::format("tokenizer.json: Split with behavior '{}', expected Isolated", behavior));
+        return unsupported(
+            fmt::format("tokenizer.json: Split with behavior '{}', expected Isolated", behavior));
       }
       const json::value* pattern = get(p, "pattern");
       std::string regex = pattern ? text_of(*pattern, "Regex") : "";
@@ -178,7 +202,8 @@ class Reader {
       vocab_.split_patterns.push_back(regex.empty() ? "\\Q" + literal + "\\E" : regex);
       return {};
     }
-    return unsupported(fmt::format("tokenizer.json: pre_tokenizer '{}', expected ByteLevel, Digits or Split", type));
+    return unsupported(fmt::format(
+        "tokenizer.json: pre_tokenizer '{}', expected ByteLevel, Digits or Split", type));
   }
 
   void post_processor() {
@@ -186,7 +211,9 @@ class Reader {
     if (!p || p->is_null()) return;
     if (text_of(*p, "type") == "Sequence") {
       const json::value* parts = get(*p, "processors");
-      for (const json::value& part : parts && parts->is_array() ? parts->get_array() : json::array{}) one_processor(part);
+      for (const json::value& part :
+           parts && parts->is_array() ? parts->get_array() : json::array{})
+        one_processor(part);
     } else {
       one_processor(*p);
     }
@@ -197,12 +224,18 @@ class Reader {
     bool before = true;
     for (const json::value& part : single->get_array()) {
       const json::value* special = get(part, "SpecialToken");
-      if (!special) { before = false; continue; }
+      if (!special) {
+        before = false;
+        continue;
+      }
       std::string name = text_of(*special, "id");
       for (size_t i = 0; i < vocab_.entries.size(); ++i) {
-        if (vocab_.entries[i].bytes != name || vocab_.entries[i].type != TokenType::kControl) continue;
-        if (before) vocab_.add_bos = true, vocab_.bos = static_cast<int64_t>(i);
-        else vocab_.add_eos = true, vocab_.eos = static_cast<int64_t>(i);
+        if (vocab_.entries[i].bytes != name || vocab_.entries[i].type != TokenType::kControl)
+          continue;
+        if (before)
+          vocab_.add_bos = true, vocab_.bos = static_cast<int64_t>(i);
+        else
+          vocab_.add_eos = true, vocab_.eos = static_cast<int64_t>(i);
       }
     }
   }
@@ -222,7 +255,9 @@ int64_t find_token(const Vocab& vocab, const std::string& text) {
 void read_config(const json::value& config, Vocab& vocab) {
   auto token = [&](const char* key) {
     const json::value* v = get(config, key);
-    return find_token(vocab, !v ? "" : v->is_object() ? text_of(*v, "content") : text_of(config, key));
+    return find_token(vocab, !v               ? ""
+                             : v->is_object() ? text_of(*v, "content")
+                                              : text_of(config, key));
   };
   if (vocab.bos < 0) vocab.bos = token("bos_token");
   if (vocab.eos < 0) vocab.eos = token("eos_token");
@@ -241,12 +276,15 @@ void add_stop(const json::value* ids, Vocab& vocab) {
   auto one = [&](const json::value& v) {
     int64_t id = id_of(v, vocab.entries.size());
     auto& stops = vocab.stop_tokens;
-    if (id >= 0 && std::find(stops.begin(), stops.end(), static_cast<uint32_t>(id)) == stops.end()) {
+    if (id >= 0 &&
+        std::find(stops.begin(), stops.end(), static_cast<uint32_t>(id)) == stops.end()) {
       stops.push_back(static_cast<uint32_t>(id));
     }
   };
-  if (ids->is_array()) for (const json::value& v : ids->get_array()) one(v);
-  else one(*ids);
+  if (ids->is_array())
+    for (const json::value& v : ids->get_array()) one(v);
+  else
+    one(*ids);
 }
 
 }  // namespace
@@ -269,8 +307,10 @@ Result<Vocab> vocab_from_json(const std::string& folder) {
   }
   if (vocab->eos >= 0) add_stop(std::make_unique<json::value>(vocab->eos).get(), *vocab);
   auto chat = read_file(folder + "/chat_template.jinja", 1 << 20);
-  if (chat.ok()) vocab->chat_template = *std::move(chat);
-  else if (chat.error().code != ErrorCode::kNotFound) return std::move(chat).error();
+  if (chat.ok())
+    vocab->chat_template = *std::move(chat);
+  else if (chat.error().code != ErrorCode::kNotFound)
+    return std::move(chat).error();
   return vocab;
 }
 

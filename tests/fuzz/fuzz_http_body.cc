@@ -17,7 +17,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (ec) std::abort();
     } else {
       const auto& request = std::get<bp::rt::ApiRequest>(r);
-      if (request.n == 0 || request.n > 64 || (chat ? request.messages.empty() : request.prompts.empty())) std::abort();
+      if (request.n == 0 || request.n > 64 ||
+          (chat ? request.messages.empty() : request.prompts.empty()))
+        std::abort();
     }
   }
   return 0;

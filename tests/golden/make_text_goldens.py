@@ -20,19 +20,53 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "text")
 
 TEXTS = [
-    "", " ", "a", "Hello, world!", "What is the capital of France?", "The year 2024 had 366 days; pi is 3.14159.",
-    "  two  spaces   three    four\ttab\t\ttabs\n\nnewlines\r\n\r\nwindows \n \n x", "trailing spaces   ", "\n", "\n\n\n",
-    "   \n   ", "I'm you're he'll we've they'd it's CAN'T Won't o'clock 'quoted' ''twice''",
+    "",
+    " ",
+    "a",
+    "Hello, world!",
+    "What is the capital of France?",
+    "The year 2024 had 366 days; pi is 3.14159.",
+    "  two  spaces   three    four\ttab\t\ttabs\n\nnewlines\r\n\r\nwindows \n \n x",
+    "trailing spaces   ",
+    "\n",
+    "\n\n\n",
+    "   \n   ",
+    "I'm you're he'll we've they'd it's CAN'T Won't o'clock 'quoted' ''twice''",
     "def f(x: int) -> str:\n    return f\"{x!r:>10}\"  # comment\n\n\nclass A(B):\n\tpass\n",
     "#include <vector>\nint main() { std::vector<int> v{1,2,3}; return v[0]&&v.at(1)||!v.empty(); }",
     "https://example.com/a/b?c=d&e=%20f#g user@host.org 192.168.0.1:8080",
-    "naïve café Ångström Größe façade", "Привет, мир! Как дела?", "你好，世界！今天天气怎么样？", "こんにちは世界。カタカナとひらがな",
-    "안녕하세요 세계", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก", "😀😃 👩‍👩‍👧‍👦 🇫🇷 👍🏽 ❤️", "∑∏∫√∞ ≠ ≤ ≥ → ⇒ ∈ ℝ",
-    "a\u00a0b\u2003c\u3000d\u2028e", "e\u0301 n\u0303 combining", "½ ¾ ² ³ Ⅷ ① ٣٤٥ १२३ 12३4", "x" * 300, "ab" * 200, " " * 70 + "x",
-    "1234567890" * 5, "a1b2c3 4d5e6f 0x1F 1e-9 1,000,000.50", "\u0000\u0001\u001f\u007f", "\ufeffbom", "ZWJ\u200d ZWNJ\u200c soft\u00adhyphen",
-    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "<|endoftext|><|endoftext|>", "<|im_start", "a<|im_end|>b<|im_end|> c",
-    "<repo_name>x<file_sep>y<reponame>", "{\"json\": [1, 2.5, null, true], \"k\": \"v\\n\"}", "| a | b |\n|---|---|\n| 1 | 2 |",
-    "ALL CAPS and MiXeD cAsE", "....!!!???---___***", "$100 €50 £20 ¥1000 100% @home #tag ^caret ~tilde `tick`",
+    "naïve café Ångström Größe façade",
+    "Привет, мир! Как дела?",
+    "你好，世界！今天天气怎么样？",
+    "こんにちは世界。カタカナとひらがな",
+    "안녕하세요 세계",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "नमस्ते दुनिया",
+    "สวัสดีชาวโลก",
+    "😀😃 👩‍👩‍👧‍👦 🇫🇷 👍🏽 ❤️",
+    "∑∏∫√∞ ≠ ≤ ≥ → ⇒ ∈ ℝ",
+    "a\u00a0b\u2003c\u3000d\u2028e",
+    "e\u0301 n\u0303 combining",
+    "½ ¾ ² ³ Ⅷ ① ٣٤٥ १२३ 12३4",
+    "x" * 300,
+    "ab" * 200,
+    " " * 70 + "x",
+    "1234567890" * 5,
+    "a1b2c3 4d5e6f 0x1F 1e-9 1,000,000.50",
+    "\u0000\u0001\u001f\u007f",
+    "\ufeffbom",
+    "ZWJ\u200d ZWNJ\u200c soft\u00adhyphen",
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "<|endoftext|><|endoftext|>",
+    "<|im_start",
+    "a<|im_end|>b<|im_end|> c",
+    "<repo_name>x<file_sep>y<reponame>",
+    "{\"json\": [1, 2.5, null, true], \"k\": \"v\\n\"}",
+    "| a | b |\n|---|---|\n| 1 | 2 |",
+    "ALL CAPS and MiXeD cAsE",
+    "....!!!???---___***",
+    "$100 €50 £20 ¥1000 100% @home #tag ^caret ~tilde `tick`",
     "The quick brown fox jumps over the lazy dog. " * 4,
 ]
 
@@ -81,7 +115,8 @@ def small_bpe():
     tokenizer.save(os.path.join(folder, "tokenizer.json"), pretty=False)
     save("small_bpe/tokenizer_config.json", {
         "bos_token": "<|begin|>", "eos_token": {"content": "<|im_end|>"},
-        "chat_template": "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"})
+        "chat_template": "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}"
+                         "{% endfor %}"})
     save("small_bpe/generation_config.json", {"eos_token_id": [2, 1]})
     save("small_bpe.json", ids_of(tokenizer, TEXTS))
 

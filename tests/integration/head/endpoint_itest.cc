@@ -38,15 +38,19 @@ TEST_CASE("methods, paths and pages", "[head]") {
   CHECK(h.status_of(h.get("/nothing")) == "HTTP/1.1 404");
   CHECK(h.status_of(h.get("/v1/chat/completions")) == "HTTP/1.1 405");
   CHECK(h.get("/v1/chat/completions").find("Allow: POST") != std::string::npos);
-  CHECK(h.status_of(h.ask("DELETE /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == "HTTP/1.1 405");
+  CHECK(h.status_of(h.ask("DELETE /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) ==
+        "HTTP/1.1 405");
   std::string head = h.ask("HEAD /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   CHECK(h.status_of(head) == "HTTP/1.1 200");
   CHECK(head.find("\r\n\r\n") + 4 == head.size());
-  CHECK(h.status_of(h.ask("OPTIONS /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == "HTTP/1.1 204");
+  CHECK(h.status_of(
+            h.ask("OPTIONS /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) ==
+        "HTTP/1.1 204");
   CHECK(h.status_of(h.get("/health/ready")) == "HTTP/1.1 200");
   CHECK(h.status_of(h.get("/v1/models/fake/model")) == "HTTP/1.1 200");
   std::string metrics = h.get("/metrics");
-  CHECK(metrics.find("bp_head_ready{deployment=\"dep\\\"loy\",model=\"\"} 1\n") != std::string::npos);
+  CHECK(metrics.find("bp_head_ready{deployment=\"dep\\\"loy\",model=\"\"} 1\n") !=
+        std::string::npos);
   CHECK(h.get("/", h.dashboard_port).find("<!doctype html>") != std::string::npos);
   CHECK(h.get("/state", h.dashboard_port).find("\"ranks_expected\":4") != std::string::npos);
 }
@@ -65,12 +69,20 @@ TEST_CASE("malformed HTTP is answered or dropped, and the server lives on", "[he
       {"GET / HTTP/1.1\r\nHost: x\r\n" + big + ": 1\r\n\r\n", "431"},
       {"GET /" + big + " HTTP/1.1\r\nHost: x\r\n\r\n", "431"},
       {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + big, "413"},
-      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n", "400"},
+      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+       "400"},
       {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "400"},
-      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "400"},
-      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", "400"},
-      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc", "400"},
-      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n" + big, "413"},
+      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: "
+       "4\r\n\r\nabcd",
+       "400"},
+      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: "
+       "chunked\r\n\r\nabc",
+       "400"},
+      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+       "400"},
+      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n" +
+           big,
+       "413"},
       {"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", "400"},
       {std::string("GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n", 27), "400"},
   };
@@ -83,7 +95,9 @@ TEST_CASE("malformed HTTP is answered or dropped, and the server lives on", "[he
   cut.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{\"pro");
   cut.close();
   RawClient expecting(h.port);
-  expecting.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+  expecting.send(
+      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: "
+      "2\r\n\r\n");
   CHECK(expecting.read("\r\n\r\n").find("100 Continue") != std::string::npos);
   expecting.send("{}");
   CHECK(expecting.read("'prompt' is required").find("HTTP/1.1 400") != std::string::npos);
@@ -96,14 +110,18 @@ TEST_CASE("a client that goes away frees its sequence", "[head]") {
   h.control->step_ms = 5;
   for (bool stream : {true, false}) {
     RawClient c(h.port);
-    c.send(h.post("/v1/completions", std::string(R"({"prompt":"x<|im_end|>","max_tokens":900,"ignore_eos":true,"stream":)") +
-                                         (stream ? "true}" : "false}")));
+    c.send(h.post(
+        "/v1/completions",
+        std::string(R"({"prompt":"x<|im_end|>","max_tokens":900,"ignore_eos":true,"stream":)") +
+            (stream ? "true}" : "false}")));
     REQUIRE(HeadFixture::eventually([&] { return h.engine->stats().running == 1; }));
     if (stream) c.read("data: ");
     uint64_t before = h.engine->stats().sequences_cancelled;
     c.close();
-    CHECK(HeadFixture::eventually([&] { return h.engine->stats().sequences_cancelled == before + 1; }));
-    CHECK(HeadFixture::eventually([&] { return h.engine->stats().running == 0 && h.engine->stats().free_blocks == 256; }));
+    CHECK(HeadFixture::eventually(
+        [&] { return h.engine->stats().sequences_cancelled == before + 1; }));
+    CHECK(HeadFixture::eventually(
+        [&] { return h.engine->stats().running == 0 && h.engine->stats().free_blocks == 256; }));
   }
 }
 
@@ -141,7 +159,10 @@ TEST_CASE("a client that does not read is dropped, not buffered for", "[head]") 
   std::string prompt = "x<|im_end|>";
   std::string many;
   for (int i = 0; i < 12; ++i) {
-    c.send(h.post("/v1/completions", R"({"prompt":"x<|im_end|>","max_tokens":1000,"ignore_eos":true,"stream":true,"logprobs":20,"n":16})", ""));
+    c.send(h.post(
+        "/v1/completions",
+        R"({"prompt":"x<|im_end|>","max_tokens":1000,"ignore_eos":true,"stream":true,"logprobs":20,"n":16})",
+        ""));
   }
   CHECK(HeadFixture::eventually([&] { return h.http->connections() == 0; }, 20'000));
   CHECK(HeadFixture::eventually([&] { return h.engine->stats().running == 0; }));
@@ -151,7 +172,8 @@ TEST_CASE("streams outlive a broken group", "[head]") {
   HeadFixture h;
   h.control->step_ms = 5;
   RawClient c(h.port);
-  c.send(h.post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"Say it"}],"stream":true})"));
+  c.send(h.post("/v1/chat/completions",
+                R"({"messages":[{"role":"user","content":"Say it"}],"stream":true})"));
   REQUIRE(HeadFixture::eventually([&] { return h.engine->stats().generated_tokens >= 5; }));
   h.control->set_serving(false);
   CHECK(HeadFixture::eventually([&] { return !h.engine->ready(); }, 500));
@@ -176,7 +198,8 @@ TEST_CASE("streams end with an error when no group comes back in time", "[head]"
   HeadFixture h;
   h.control->step_ms = 5;
   RawClient c(h.port);
-  c.send(h.post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"Say it"}],"stream":true})"));
+  c.send(h.post("/v1/chat/completions",
+                R"({"messages":[{"role":"user","content":"Say it"}],"stream":true})"));
   REQUIRE(HeadFixture::eventually([&] { return h.engine->stats().generated_tokens >= 5; }));
   h.control->set_serving(false);
   std::string all = c.read("[DONE]");
@@ -188,7 +211,8 @@ TEST_CASE("draining refuses new requests and lets running ones end", "[head]") {
   HeadFixture h;
   h.control->step_ms = 5;
   RawClient c(h.port);
-  c.send(h.post("/v1/completions", R"({"prompt":"x<|im_end|>","max_tokens":60,"ignore_eos":true})"));
+  c.send(
+      h.post("/v1/completions", R"({"prompt":"x<|im_end|>","max_tokens":60,"ignore_eos":true})"));
   REQUIRE(HeadFixture::eventually([&] { return h.engine->stats().running == 1; }));
   std::atomic<int64_t> left{-1};
   h.engine->drain(5000, [&](uint64_t n) { left = static_cast<int64_t>(n); });

@@ -1,5 +1,5 @@
-// A StepBackend without ranks: a deterministic model that says a fixed text, token by token, behind the
-// last end-of-turn token of the history. It can be slowed, broken and brought back.
+// A StepBackend without ranks: a deterministic model that says a fixed text, token by token, behind
+// the last end-of-turn token of the history. It can be slowed, broken and brought back.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -17,7 +17,8 @@
 namespace bp::rt {
 
 constexpr uint32_t kFakeEnd = 2;  // <|im_end|> of tests/golden/text/small_bpe
-inline const std::string kFakeText = "The capital of France is Paris. \xf0\x9f\x98\x80 It lies on the Seine.";
+inline const std::string kFakeText =
+    "The capital of France is Paris. \xf0\x9f\x98\x80 It lies on the Seine.";
 
 struct FakeControl {
   std::mutex mutex;
@@ -68,7 +69,8 @@ class FakeBackend final : public StepBackend {
     }
     lock.unlock();
     if (!out.empty() || steps_.empty()) return out;
-    if (control_->step_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(control_->step_ms));
+    if (control_->step_ms > 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(control_->step_ms));
     event.kind = RankGroupEvent::Kind::kStepDone;
     event.result = execute(steps_.front());
     steps_.pop_front();

@@ -12,9 +12,11 @@ int main() {
   using namespace bp::rt;
   bp::log_init("fake_head", "warn");
   auto tokenizer = Tokenizer::open(std::string(BP_SOURCE_DIR) + "/tests/golden/text/small_bpe");
-  if (!tokenizer.ok()) return std::fprintf(stderr, "%s\n", tokenizer.error().to_string().c_str()), 1;
+  if (!tokenizer.ok())
+    return std::fprintf(stderr, "%s\n", tokenizer.error().to_string().c_str()), 1;
   auto control = std::make_shared<FakeControl>();
-  auto engine = EngineLoop::start(fake_engine_options(), std::make_unique<FakeBackend>(control, **tokenizer));
+  auto engine =
+      EngineLoop::start(fake_engine_options(), std::make_unique<FakeBackend>(control, **tokenizer));
   OpenaiService service({"fake/model", 1, 1024}, *engine, **tokenizer);
   auto http = HttpServer::make({});
   auto port = http->listen("127.0.0.1", 0, [&](HttpRequest r, std::shared_ptr<HttpAnswer> a) {
@@ -25,7 +27,8 @@ int main() {
   std::printf("http://127.0.0.1:%d\n", *port);
   std::fflush(stdout);
   char c;
-  while (::read(0, &c, 1) > 0) {}
+  while (::read(0, &c, 1) > 0) {
+  }
   http->stop();
   return 0;
 }

@@ -27,7 +27,8 @@ class RawClient {
     REQUIRE(::connect(fd_.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) == 0);
   }
   bool send(const std::string& data) {
-    return ::send(fd_.get(), data.data(), data.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(data.size());
+    return ::send(fd_.get(), data.data(), data.size(), MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(data.size());
   }
   /// Reads until `until` is in what came, the connection ends, or 5 s passed.
   std::string read(const std::string& until = {}) {
@@ -60,19 +61,25 @@ struct HeadFixture {
     auto t = Tokenizer::open(std::string(BP_SOURCE_DIR) + "/tests/golden/text/small_bpe");
     REQUIRE(t.ok());
     tokenizer = *std::move(t);
-    engine = EngineLoop::start(fake_engine_options(), std::make_unique<FakeBackend>(control, *tokenizer));
-    service = std::make_unique<OpenaiService>(ServiceOptions{"fake/model", 1, 1024}, *engine, *tokenizer);
+    engine = EngineLoop::start(fake_engine_options(),
+                               std::make_unique<FakeBackend>(control, *tokenizer));
+    service =
+        std::make_unique<OpenaiService>(ServiceOptions{"fake/model", 1, 1024}, *engine, *tokenizer);
     http = HttpServer::make(options);
     StatusOptions status;
     status.deployment = "dep\"loy";
     pages = std::make_unique<StatusPages>(status, *engine, *http);
     auto p = http->listen("127.0.0.1", 0, [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) {
-      if (r.path == "/metrics") pages->handle_metrics(r, *a);
-      else service->handle(std::move(r), std::move(a));
+      if (r.path == "/metrics")
+        pages->handle_metrics(r, *a);
+      else
+        service->handle(std::move(r), std::move(a));
     });
     REQUIRE(p.ok());
     port = *p;
-    auto d = http->listen("127.0.0.1", 0, [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) { pages->handle_dashboard(r, *a); });
+    auto d = http->listen("127.0.0.1", 0, [this](HttpRequest r, std::shared_ptr<HttpAnswer> a) {
+      pages->handle_dashboard(r, *a);
+    });
     REQUIRE(d.ok());
     dashboard_port = *d;
     http->run();
@@ -91,7 +98,8 @@ struct HeadFixture {
     }
     return f();
   }
-  static std::string post(const std::string& path, const std::string& body, const std::string& more = "Connection: close\r\n") {
+  static std::string post(const std::string& path, const std::string& body,
+                          const std::string& more = "Connection: close\r\n") {
     return "POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + more +
            "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
   }
@@ -101,7 +109,8 @@ struct HeadFixture {
     return c.read();
   }
   std::string chat(const std::string& more = "") {
-    return ask(post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"Say it"}])" + more + "}"));
+    return ask(post("/v1/chat/completions",
+                    R"({"messages":[{"role":"user","content":"Say it"}])" + more + "}"));
   }
   std::string get(const std::string& path, uint16_t to = 0) {
     return ask("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", to);

@@ -72,7 +72,8 @@ struct HeadProcess {
   }
   int exit_code() {
     int status = -1;
-    REQUIRE(HeadFixture::eventually([&] { return ::waitpid(id.pid, &status, WNOHANG) == id.pid; }, 15'000));
+    REQUIRE(HeadFixture::eventually([&] { return ::waitpid(id.pid, &status, WNOHANG) == id.pid; },
+                                    15'000));
     id.pid = 0;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
@@ -90,7 +91,8 @@ struct HeadProcess {
       return ::connect(fd.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) == 0;
     });
   }
-  v1::HeadReply ask(bus::Context& context, const bus::KeyPair& keys, const v1::HeadRequest& request) {
+  v1::HeadReply ask(bus::Context& context, const bus::KeyPair& keys,
+                    const v1::HeadRequest& request) {
     bus::DialOptions o;
     o.endpoint = "tcp://127.0.0.1:" + std::to_string(config.client_port());
     o.keys = keys;
@@ -124,9 +126,12 @@ TEST_CASE("bp-head answers before its ranks are there, and ends cleanly", "[head
   auto get = [](const std::string& path) { return "GET " + path + " HTTP/1.0\r\n\r\n"; };
   CHECK(http(head.config.http_port(), get("/health/live")).find("200 OK") != std::string::npos);
   CHECK(http(head.config.http_port(), get("/health/ready")).find("503 ") != std::string::npos);
-  CHECK(http(head.config.metrics_port(), get("/metrics")).find("bp_head_serving") != std::string::npos);
-  CHECK(http(head.config.dashboard_port(), get("/state")).find("\"deployment\":\"test\"") != std::string::npos);
-  std::string refused = http(head.config.http_port(), HeadFixture::post("/v1/completions", R"({"prompt":"a"})"));
+  CHECK(http(head.config.metrics_port(), get("/metrics")).find("bp_head_serving") !=
+        std::string::npos);
+  CHECK(http(head.config.dashboard_port(), get("/state")).find("\"deployment\":\"test\"") !=
+        std::string::npos);
+  std::string refused =
+      http(head.config.http_port(), HeadFixture::post("/v1/completions", R"({"prompt":"a"})"));
   CHECK(refused.find("503 ") != std::string::npos);
   CHECK(refused.find("Retry-After") != std::string::npos);
 
@@ -140,23 +145,28 @@ TEST_CASE("bp-head answers before its ranks are there, and ends cleanly", "[head
   CHECK(reply.control().status().epoch().counter() == 7);
   CHECK(!reply.control().status().serving());
   CHECK(reply.control().status().last_canary_age_ms() == -1);
-  CHECK(head.ask(**context, head.client_keys, status).control().error().code() == error_name(ErrorCode::kUnauthorized));
+  CHECK(head.ask(**context, head.client_keys, status).control().error().code() ==
+        error_name(ErrorCode::kUnauthorized));
   v1::HeadRequest canary;
   canary.mutable_control()->mutable_canary();
-  CHECK(head.ask(**context, head.control_keys, canary).control().error().code() == error_name(ErrorCode::kUnavailable));
+  CHECK(head.ask(**context, head.control_keys, canary).control().error().code() ==
+        error_name(ErrorCode::kUnavailable));
   v1::HeadRequest expect;
   expect.mutable_control()->mutable_expect_group()->mutable_group_epoch()->set_counter(3);
   CHECK(head.ask(**context, head.control_keys, expect).control().status().ranks_expected() == 1);
   expect.mutable_control()->mutable_expect_group()->mutable_group_epoch()->set_counter(2);
-  CHECK(head.ask(**context, head.control_keys, expect).control().error().code() == error_name(ErrorCode::kStaleEpoch));
+  CHECK(head.ask(**context, head.control_keys, expect).control().error().code() ==
+        error_name(ErrorCode::kStaleEpoch));
   v1::HeadRequest generate;
   generate.mutable_generate()->set_text("Hi");
-  CHECK(head.ask(**context, head.client_keys, generate).generate().error().code() == error_name(ErrorCode::kUnavailable));
+  CHECK(head.ask(**context, head.client_keys, generate).generate().error().code() ==
+        error_name(ErrorCode::kUnavailable));
 
   HeadProcess second;  // the same ports: refused by name, with its own exit code
   second.start(head.config.SerializeAsString());
   CHECK(second.exit_code() == 3);
-  CHECK(second.log().find("127.0.0.1:" + std::to_string(head.config.http_port())) != std::string::npos);
+  CHECK(second.log().find("127.0.0.1:" + std::to_string(head.config.http_port())) !=
+        std::string::npos);
   CHECK(second.log().find("BP_PORT_BUSY") != std::string::npos);
 
   (void)process_signal(head.id, SIGTERM);

@@ -33,47 +33,76 @@ std::string chat_with(const std::string& more) {
 
 TEST_CASE("a wrong field is named", "[api]") {
   for (const auto& [more, param] : std::vector<std::pair<std::string, std::string>>{
-           {R"(,"temperature":2.5)", "temperature"}, {R"(,"temperature":"1")", "temperature"}, {R"(,"top_p":0)", "top_p"},
-           {R"(,"top_p":1.5)", "top_p"}, {R"(,"top_k":-2)", "top_k"}, {R"(,"max_tokens":0)", "max_tokens"},
-           {R"(,"max_completion_tokens":1.5)", "max_completion_tokens"}, {R"(,"n":0)", "n"}, {R"(,"n":1000)", "n"},
-           {R"(,"seed":"a")", "seed"}, {R"(,"stop":[1])", "stop[0]"}, {R"(,"stop":"")", "stop"}, {R"(,"stream":1)", "stream"},
-           {R"(,"stream":true,"stream_options":{"x":1})", "stream_options.x"}, {R"(,"logprobs":1)", "logprobs"},
-           {R"(,"stream_options":{"include_usage":true})", "stream_options"}, {R"(,"top_logprobs":3)", "top_logprobs"},
-           {R"(,"logprobs":true,"top_logprobs":21)", "top_logprobs"}, {R"(,"colour":1)", "colour"},
-           {R"(,"frequency_penalty":0.5)", "frequency_penalty"}, {R"(,"tools":[{}])", "tools"}, {R"(,"model":1)", "model"},
-           {R"(,"response_format":{"type":"json_object"})", "response_format"}, {R"(,"prompt":"x")", "prompt"}}) {
+           {R"(,"temperature":2.5)", "temperature"},
+           {R"(,"temperature":"1")", "temperature"},
+           {R"(,"top_p":0)", "top_p"},
+           {R"(,"top_p":1.5)", "top_p"},
+           {R"(,"top_k":-2)", "top_k"},
+           {R"(,"max_tokens":0)", "max_tokens"},
+           {R"(,"max_completion_tokens":1.5)", "max_completion_tokens"},
+           {R"(,"n":0)", "n"},
+           {R"(,"n":1000)", "n"},
+           {R"(,"seed":"a")", "seed"},
+           {R"(,"stop":[1])", "stop[0]"},
+           {R"(,"stop":"")", "stop"},
+           {R"(,"stream":1)", "stream"},
+           {R"(,"stream":true,"stream_options":{"x":1})", "stream_options.x"},
+           {R"(,"logprobs":1)", "logprobs"},
+           {R"(,"stream_options":{"include_usage":true})", "stream_options"},
+           {R"(,"top_logprobs":3)", "top_logprobs"},
+           {R"(,"logprobs":true,"top_logprobs":21)", "top_logprobs"},
+           {R"(,"colour":1)", "colour"},
+           {R"(,"frequency_penalty":0.5)", "frequency_penalty"},
+           {R"(,"tools":[{}])", "tools"},
+           {R"(,"model":1)", "model"},
+           {R"(,"response_format":{"type":"json_object"})", "response_format"},
+           {R"(,"prompt":"x")", "prompt"}}) {
     CHECK(refused(true, chat_with(more)).param == param);
   }
   for (const auto& [messages, param] : std::vector<std::pair<std::string, std::string>>{
-           {"[]", "messages"}, {"1", "messages"}, {"[1]", "messages[0]"}, {R"([{"role":"user"}])", "messages[0]"},
-           {R"([{"role":"king","content":"x"}])", "messages[0].role"}, {R"([{"role":"user","content":1}])", "messages[0].content"},
+           {"[]", "messages"},
+           {"1", "messages"},
+           {"[1]", "messages[0]"},
+           {R"([{"role":"user"}])", "messages[0]"},
+           {R"([{"role":"king","content":"x"}])", "messages[0].role"},
+           {R"([{"role":"user","content":1}])", "messages[0].content"},
            {R"([{"role":"user","content":[{"type":"image_url"}]}])", "messages[0].content[0]"},
-           {R"([{"role":"assistant","content":"","tool_calls":[{}]}])", "messages[0].tool_calls"}}) {
+           {R"([{"role":"assistant","content":"","tool_calls":[{}]}])",
+            "messages[0].tool_calls"}}) {
     CHECK(refused(true, R"({"messages":)" + messages + "}").param == param);
   }
   CHECK(refused(true, "{}").param == "messages");
   CHECK(refused(false, "{}").param == "prompt");
-  for (const auto& [prompt, param] : std::vector<std::pair<std::string, std::string>>{
-           {"[]", "prompt"}, {"1", "prompt"}, {"[1,\"a\"]", "prompt[1]"}, {"[[1],[-1]]", "prompt[1][0]"}, {"[[]]", "prompt[0]"},
-           {"[1.5]", "prompt[0]"}, {"[99999999999]", "prompt[0]"}}) {
+  for (const auto& [prompt, param] :
+       std::vector<std::pair<std::string, std::string>>{{"[]", "prompt"},
+                                                        {"1", "prompt"},
+                                                        {"[1,\"a\"]", "prompt[1]"},
+                                                        {"[[1],[-1]]", "prompt[1][0]"},
+                                                        {"[[]]", "prompt[0]"},
+                                                        {"[1.5]", "prompt[0]"},
+                                                        {"[99999999999]", "prompt[0]"}}) {
     CHECK(refused(false, R"({"prompt":)" + prompt + "}").param == param);
   }
   CHECK(refused(false, R"({"prompt":"x","echo":true,"logprobs":1})").param == "echo");
 }
 
 TEST_CASE("bodies that are no JSON objects are refused", "[api]") {
-  for (const std::string& body : std::vector<std::string>{"", "{", "[]", "nul", "{\"prompt\":\"\xff\"}", "{} {}", std::string(100'000, '['),
-                                                          "{\"a\":1,}", "1e999999", std::string("{\"prompt\":\"a\0\"}", 14)}) {
+  for (const std::string& body : std::vector<std::string>{
+           "", "{", "[]", "nul", "{\"prompt\":\"\xff\"}", "{} {}", std::string(100'000, '['),
+           "{\"a\":1,}", "1e999999", std::string("{\"prompt\":\"a\0\"}", 14)}) {
     refused(false, body);
     refused(true, body);
   }
 }
 
 TEST_CASE("fields are read", "[api]") {
-  ApiRequest r = taken(true, chat_with(R"(,"max_completion_tokens":7,"temperature":0,"top_p":0.5,"top_k":-1,"seed":-5,"n":2,)"
-                                       R"("stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},"logprobs":true,)"
-                                       R"("top_logprobs":2,"ignore_eos":true,"return_token_ids":true,"user":"u","tools":null,)"
-                                       R"("presence_penalty":0,"response_format":{"type":"text"})"));
+  ApiRequest r = taken(
+      true,
+      chat_with(
+          R"(,"max_completion_tokens":7,"temperature":0,"top_p":0.5,"top_k":-1,"seed":-5,"n":2,)"
+          R"("stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},"logprobs":true,)"
+          R"("top_logprobs":2,"ignore_eos":true,"return_token_ids":true,"user":"u","tools":null,)"
+          R"("presence_penalty":0,"response_format":{"type":"text"})"));
   CHECK(r.chat);
   CHECK(*r.max_tokens == 7);
   CHECK(r.temperature == 0);
@@ -83,7 +112,9 @@ TEST_CASE("fields are read", "[api]") {
   CHECK((r.stream && r.include_usage && r.want_logprobs && r.ignore_eos && r.return_token_ids));
   CHECK(r.top_logprobs == 2);
   CHECK(taken(true, chat_with(R"(,"temperature":null,"stop":null)")).temperature == 1.0f);
-  ApiRequest parts = taken(true, R"({"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]})");
+  ApiRequest parts = taken(
+      true,
+      R"({"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]})");
   CHECK(parts.messages[0].role == "system");
   CHECK(parts.messages[0].content == "ab");
   ApiRequest p = taken(false, R"({"prompt":[[1,2],[3]],"logprobs":0,"max_tokens":5.0})");

@@ -16,7 +16,9 @@ class ByteTokenizer final : public Tokenizer {
     for (char c : text) out.push_back(static_cast<unsigned char>(c));
     return out;
   }
-  std::string token_bytes(uint32_t token, bool) const override { return std::string(1, static_cast<char>(token)); }
+  std::string token_bytes(uint32_t token, bool) const override {
+    return std::string(1, static_cast<char>(token));
+  }
   std::string decode(const std::vector<uint32_t>&, bool) const override { return {}; }
   uint32_t vocab_size() const override { return 256; }
   const std::vector<uint32_t>& eos_tokens() const override { return none_; }
@@ -29,7 +31,8 @@ class ByteTokenizer final : public Tokenizer {
   std::vector<uint32_t> none_;
 };
 
-std::string run(const std::string& text, const std::vector<std::string>& stops, bool* stopped = nullptr) {
+std::string run(const std::string& text, const std::vector<std::string>& stops,
+                bool* stopped = nullptr) {
   ByteTokenizer tokenizer;
   TextStream stream(tokenizer, stops);
   std::string out;
@@ -65,17 +68,20 @@ TEST_CASE("random texts and stops agree with a search over the whole text", "[te
   for (int i = 0; i < 3000; ++i) {
     auto word = [&](uint32_t n) {
       std::string s;
-      for (uint32_t k = 0, size = 1 + static_cast<uint32_t>(random() % n); k < size; ++k) s += static_cast<char>('a' + random() % 2);
+      for (uint32_t k = 0, size = 1 + static_cast<uint32_t>(random() % n); k < size; ++k)
+        s += static_cast<char>('a' + random() % 2);
       return s;
     };
     std::string text = word(30);
     std::vector<std::string> stops{word(4), word(5)};
-    // The stop that is complete first decides; of those complete at once, the one that begins first.
+    // The stop that is complete first decides; of those complete at once, the one that begins
+    // first.
     std::string want = text;
     for (size_t end = 1; end <= text.size(); ++end) {
       size_t first = std::string::npos;
       for (const auto& s : stops) {
-        if (end >= s.size() && text.compare(end - s.size(), s.size(), s) == 0) first = std::min(first, end - s.size());
+        if (end >= s.size() && text.compare(end - s.size(), s.size(), s) == 0)
+          first = std::min(first, end - s.size());
       }
       if (first != std::string::npos) {
         want = text.substr(0, first);

@@ -32,16 +32,18 @@ TEST_CASE("templates render as jinja2 renders them", "[template]") {
       REQUIRE(!got.ok());
       CHECK(got.error().code == ErrorCode::kInvalidArgument);
       if (want.contains("refused")) {
-        CHECK(got.error().message.find(std::string(want.at("refused").as_string())) != std::string::npos);
+        CHECK(got.error().message.find(std::string(want.at("refused").as_string())) !=
+              std::string::npos);
       }
     }
   }
 }
 
 TEST_CASE("broken templates are refused with the line", "[template]") {
-  for (const char* source : {"{{", "{% if %}", "{% for x in %}{% endfor %}", "{% if a %}", "{{ 'x }}", "{% endif %}",
-                             "{{ a b }}", "{% unknown %}", "{{ (1 }}", "{{ a[1:2:3:4] }}", "{# open", "{{ 1 + }}",
-                             "{% macro f(a=1, b) %}{% endmacro %}", "{{ '\\u12' }}", "{{ 99999999999999999999 }}"}) {
+  for (const char* source :
+       {"{{", "{% if %}", "{% for x in %}{% endfor %}", "{% if a %}", "{{ 'x }}", "{% endif %}",
+        "{{ a b }}", "{% unknown %}", "{{ (1 }}", "{{ a[1:2:3:4] }}", "{# open", "{{ 1 + }}",
+        "{% macro f(a=1, b) %}{% endmacro %}", "{{ '\\u12' }}", "{{ 99999999999999999999 }}"}) {
     INFO(source);
     auto got = render(source);
     REQUIRE(!got.ok());
@@ -51,12 +53,27 @@ TEST_CASE("broken templates are refused with the line", "[template]") {
 }
 
 TEST_CASE("failures while rendering are errors, not crashes", "[template]") {
-  for (const char* source :
-       {"{{ nothing.field }}", "{{ nothing() }}", "{{ 1 / 0 }}", "{{ 1 // 0 }}", "{{ 1 % 0 }}", "{{ 'a' + 1 }}",
-        "{{ [1] < 'a' }}", "{{ 'a' | nofilter }}", "{{ 1 is notest }}", "{{ 9223372036854775807 | int + 1 }}",
-        "{% set x.y = 1 %}", "{% for a, b in [[1]] %}{% endfor %}", "{{ range(10000000) }}", "{{ 'x' * 100000000 }}",
-        "{{ raise_exception('no') }}", "{{ namespace }}", "{{ [].append(1) }}", "{{ {}['a'].b }}", "{{ '%d' % 'x' }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ 1[::0] }}"}) {
+  for (const char* source : {"{{ nothing.field }}",
+                             "{{ nothing() }}",
+                             "{{ 1 / 0 }}",
+                             "{{ 1 // 0 }}",
+                             "{{ 1 % 0 }}",
+                             "{{ 'a' + 1 }}",
+                             "{{ [1] < 'a' }}",
+                             "{{ 'a' | nofilter }}",
+                             "{{ 1 is notest }}",
+                             "{{ 9223372036854775807 | int + 1 }}",
+                             "{% set x.y = 1 %}",
+                             "{% for a, b in [[1]] %}{% endfor %}",
+                             "{{ range(10000000) }}",
+                             "{{ 'x' * 100000000 }}",
+                             "{{ raise_exception('no') }}",
+                             "{{ namespace }}",
+                             "{{ [].append(1) }}",
+                             "{{ {}['a'].b }}",
+                             "{{ '%d' % 'x' }}",
+                             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+                             "{{ 1[::0] }}"}) {
     INFO(source);
     auto got = render(source);
     REQUIRE(!got.ok());
@@ -64,11 +81,13 @@ TEST_CASE("failures while rendering are errors, not crashes", "[template]") {
 }
 
 TEST_CASE("templates are bounded in steps, depth and output", "[template]") {
-  auto endless = render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
+  auto endless =
+      render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
   REQUIRE(!endless.ok());
   CHECK(endless.error().message.find("steps") != std::string::npos);
-  auto doubling = render("{% set ns = namespace(s='x' * 1000) %}{% for i in range(99) %}"
-                         "{% set ns.s = ns.s ~ ns.s %}{% endfor %}");
+  auto doubling = render(
+      "{% set ns = namespace(s='x' * 1000) %}{% for i in range(99) %}"
+      "{% set ns.s = ns.s ~ ns.s %}{% endfor %}");
   REQUIRE(!doubling.ok());
   std::string deep(5000, '(');
   CHECK(!render("{{ " + deep).ok());

@@ -1,10 +1,9 @@
 // Where the goldens and the example model lie.
 #pragma once
-#include <cstdlib>
-#include <string>
-
 #include <boost/json.hpp>
 #include <catch2/catch.hpp>
+#include <cstdlib>
+#include <string>
 
 #include "engine/base/files.h"
 
@@ -14,7 +13,9 @@ inline std::string example_model() {
   const char* cache = std::getenv("BP_CACHE_DIR");
   const char* xdg = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
-  std::string folder = cache ? cache : (xdg ? std::string(xdg) : std::string(home ? home : "") + "/.cache") + "/bp-daemon";
+  std::string folder =
+      cache ? cache
+            : (xdg ? std::string(xdg) : std::string(home ? home : "") + "/.cache") + "/bp-daemon";
   return folder + "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 

@@ -23,7 +23,8 @@ void compare_with_golden(const Tokenizer& tokenizer, const std::string& golden, 
   for (const auto& row : rows.as_array()) {
     std::string text(row.at("text").as_string());
     std::vector<uint32_t> want;
-    for (const auto& id : row.at("ids").as_array()) want.push_back(static_cast<uint32_t>(id.as_int64()));
+    for (const auto& id : row.at("ids").as_array())
+      want.push_back(static_cast<uint32_t>(id.as_int64()));
     INFO("text: " << text);
     auto got = tokenizer.encode(text, true, true);
     CHECK(got == want);
@@ -34,7 +35,9 @@ void compare_with_golden(const Tokenizer& tokenizer, const std::string& golden, 
 }  // namespace
 
 TEST_CASE("token ids equal those of the tokenizers library", "[tokenizer]") {
-  SECTION("GGUF, smollm") { compare_with_golden(*open_or_fail(example_model()), "smollm2.json", true); }
+  SECTION("GGUF, smollm") {
+    compare_with_golden(*open_or_fail(example_model()), "smollm2.json", true);
+  }
   SECTION("tokenizer.json, byte-level BPE as llama-bpe") {
     compare_with_golden(*open_or_fail(kGoldenText + "small_bpe"), "small_bpe.json", true);
   }
@@ -61,7 +64,8 @@ TEST_CASE("a model's own chat template makes the prompt", "[tokenizer]") {
   auto prompt = t->apply_chat_template({{"user", "Hi"}}, true);
   REQUIRE(prompt.ok());
   CHECK(*prompt ==
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+        "Face<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
   auto small = open_or_fail(kGoldenText + "small_bpe");
   CHECK(*small->apply_chat_template({{"user", "Hi"}}, true) == "<|begin|>user: Hi<|im_end|>");
@@ -91,7 +95,8 @@ TEST_CASE("text streams never cut a character", "[tokenizer]") {
   CHECK(got == text);
   CHECK(stream.push("\xe2\x82").empty());
   CHECK(stream.finish() == "\uFFFD");
-  CHECK(stream.push("\xed\xa0\x80|\xf5") == "\uFFFD\uFFFD\uFFFD|\uFFFD");  // a surrogate, and beyond U+10FFFF
+  CHECK(stream.push("\xed\xa0\x80|\xf5") ==
+        "\uFFFD\uFFFD\uFFFD|\uFFFD");  // a surrogate, and beyond U+10FFFF
 }
 
 TEST_CASE("what cannot be read is refused by name", "[tokenizer]") {
@@ -108,12 +113,16 @@ TEST_CASE("what cannot be read is refused by name", "[tokenizer]") {
   CHECK(with("{").code == ErrorCode::kCorruptData);
   CHECK(with("{}").code == ErrorCode::kCorruptData);
   CHECK(with(R"({"model":{"type":"WordPiece"}})").code == ErrorCode::kUnsupported);
-  CHECK(with(R"({"model":{"type":"BPE","vocab":{"a":7},"merges":[]}})").code == ErrorCode::kCorruptData);
-  CHECK(with(R"({"model":{"type":"BPE","vocab":{"a":0},"merges":["a"]}})").code == ErrorCode::kCorruptData);
-  CHECK(with(R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Magic"}})").message.find(
-            "Magic") != std::string::npos);
-  CHECK(with(R"({"normalizer":{"type":"NFC"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}})").code ==
-        ErrorCode::kUnsupported);
+  CHECK(with(R"({"model":{"type":"BPE","vocab":{"a":7},"merges":[]}})").code ==
+        ErrorCode::kCorruptData);
+  CHECK(with(R"({"model":{"type":"BPE","vocab":{"a":0},"merges":["a"]}})").code ==
+        ErrorCode::kCorruptData);
+  CHECK(
+      with(
+          R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Magic"}})")
+          .message.find("Magic") != std::string::npos);
+  CHECK(with(R"({"normalizer":{"type":"NFC"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}})")
+            .code == ErrorCode::kUnsupported);
   std::string deep(100, '[');
   CHECK(with("{\"model\":" + deep).code == ErrorCode::kCorruptData);
   (void)remove_tree(folder);

@@ -1,5 +1,5 @@
-// The scheduler against a deterministic model: the next token is a hash of all tokens before it. A model
-// of the ranks checks every step (blocks owned by one sequence, positions that follow).
+// The scheduler against a deterministic model: the next token is a hash of all tokens before it. A
+// model of the ranks checks every step (blocks owned by one sequence, positions that follow).
 #include "runtime/sched/scheduler.h"
 
 #include <catch2/catch.hpp>
@@ -29,7 +29,8 @@ std::vector<uint32_t> expected_tokens(const SequenceRequest& r) {
 /// What ranks hold: a token in every slot of every block. Executes steps in order.
 class FakeRanks {
  public:
-  explicit FakeRanks(const SchedulerOptions& o) : options_(o), slots_(o.kv_blocks * o.kv_block_tokens, 0xffffffff) {}
+  explicit FakeRanks(const SchedulerOptions& o)
+      : options_(o), slots_(o.kv_blocks * o.kv_block_tokens, 0xffffffff) {}
 
   v1::StepResult execute(const v1::Step& step) {
     REQUIRE(step.number() == ++last_);
@@ -42,16 +43,19 @@ class FakeRanks {
       tokens += static_cast<uint32_t>(s.tokens_size());
       uint32_t end = s.position() + static_cast<uint32_t>(s.tokens_size());
       REQUIRE(s.tokens_size() > 0);
-      REQUIRE(static_cast<uint32_t>(s.blocks_size()) == (end + options_.kv_block_tokens - 1) / options_.kv_block_tokens);
+      REQUIRE(static_cast<uint32_t>(s.blocks_size()) ==
+              (end + options_.kv_block_tokens - 1) / options_.kv_block_tokens);
       for (uint32_t b : s.blocks()) {
         REQUIRE(b < options_.kv_blocks);
         REQUIRE(used.insert(b).second);  // no block shared between sequences
       }
       auto slot = [&](uint32_t position) -> uint32_t& {
-        return slots_[s.blocks(static_cast<int>(position / options_.kv_block_tokens)) * options_.kv_block_tokens +
+        return slots_[s.blocks(static_cast<int>(position / options_.kv_block_tokens)) *
+                          options_.kv_block_tokens +
                       position % options_.kv_block_tokens];
       };
-      for (int i = 0; i < s.tokens_size(); ++i) slot(s.position() + static_cast<uint32_t>(i)) = s.tokens(i);
+      for (int i = 0; i < s.tokens_size(); ++i)
+        slot(s.position() + static_cast<uint32_t>(i)) = s.tokens(i);
       if (!s.sample()) continue;
       std::vector<uint32_t> history;
       for (uint32_t p = 0; p < end; ++p) history.push_back(slot(p));
@@ -72,20 +76,24 @@ class FakeRanks {
 SequenceRequest request(uint64_t id, uint32_t prompt_tokens, uint32_t new_tokens) {
   SequenceRequest r;
   r.id = id;
-  for (uint32_t i = 0; i < prompt_tokens; ++i) r.prompt.push_back(static_cast<uint32_t>(id * 31 + i) % 50);
+  for (uint32_t i = 0; i < prompt_tokens; ++i)
+    r.prompt.push_back(static_cast<uint32_t>(id * 31 + i) % 50);
   r.max_new_tokens = new_tokens;
   return r;
 }
 
 struct World {
-  explicit World(SchedulerOptions o) : options(o), scheduler(Scheduler::make(o)), ranks(std::make_unique<FakeRanks>(o)) {}
+  explicit World(SchedulerOptions o)
+      : options(o), scheduler(Scheduler::make(o)), ranks(std::make_unique<FakeRanks>(o)) {}
 
   bool send() {
     auto step = scheduler->next_step();
     if (!step) return false;
     for (const auto& s : step->sequences()) {
-      if (s.sample()) REQUIRE(sampling.insert(s.sequence_id()).second);
-      else REQUIRE(!sampling.count(s.sequence_id()));
+      if (s.sample())
+        REQUIRE(sampling.insert(s.sequence_id()).second);
+      else
+        REQUIRE(!sampling.count(s.sequence_id()));
     }
     sent.push_back(*step);
     REQUIRE(sent.size() <= options.steps_outstanding);
@@ -115,7 +123,8 @@ struct World {
   }
   void run_dry() {
     for (int i = 0; i < 100'000; ++i) {
-      while (send()) {}
+      while (send()) {
+      }
       if (!finish_one()) return;
     }
     FAIL("the scheduler does not come to an end");
@@ -144,7 +153,8 @@ SchedulerOptions small_options() {
 
 }  // namespace
 
-TEST_CASE("one sequence is prefilled in chunks that are under way together, then decoded", "[sched]") {
+TEST_CASE("one sequence is prefilled in chunks that are under way together, then decoded",
+          "[sched]") {
   World w(small_options());
   REQUIRE(w.scheduler->arrive(request(7, 25, 3)).ok());
   REQUIRE(w.send());
@@ -208,7 +218,8 @@ TEST_CASE("blocks of a cancelled sequence stay reserved while a step uses them",
   w.scheduler->cancel(99);
 }
 
-TEST_CASE("random histories: nothing leaks, everybody ends, tokens do not depend on what happened", "[sched]") {
+TEST_CASE("random histories: nothing leaks, everybody ends, tokens do not depend on what happened",
+          "[sched]") {
   for (uint32_t seed = 0; seed < 400; ++seed) {
     INFO("seed " << seed);
     std::mt19937 random(seed);
@@ -240,8 +251,13 @@ TEST_CASE("random histories: nothing leaks, everybody ends, tokens do not depend
         case 2:
           if (pick(10) == 0) w.lose_group();
           break;
-        case 3: case 4: case 5: w.send(); break;
-        default: w.finish_one();
+        case 3:
+        case 4:
+        case 5:
+          w.send();
+          break;
+        default:
+          w.finish_one();
       }
     }
     w.run_dry();
@@ -250,8 +266,10 @@ TEST_CASE("random histories: nothing leaks, everybody ends, tokens do not depend
     CHECK(w.scheduler->free_blocks() == o.kv_blocks);
     for (const auto& [id, r] : requests) {
       std::vector<uint32_t> want = expected_tokens(r);
-      if (w.cancelled.count(id)) want.resize(std::min(want.size(), w.tokens[id].size()));
-      else CHECK(w.ended.count(id) == 1);
+      if (w.cancelled.count(id))
+        want.resize(std::min(want.size(), w.tokens[id].size()));
+      else
+        CHECK(w.ended.count(id) == 1);
       CHECK(w.tokens[id] == want);
     }
   }
