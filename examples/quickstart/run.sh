@@ -62,7 +62,7 @@ phase "set-up" $(($(now_ms) - t))
 say "2/6 build (the first time some minutes, later seconds)"
 t=$(now_ms)
 mkdir -p build
-cmake --preset release -DBP_TESTS=OFF >build/configure.log 2>&1 || { tail -20 build/configure.log; die "cmake --preset release: see build/configure.log"; }
+cmake --preset release >build/configure.log 2>&1 || { tail -20 build/configure.log; die "cmake --preset release: see build/configure.log"; }
 cmake --build --preset release --target programs || die "the build: see the lines above"
 phase "build" $(($(now_ms) - t))
 
