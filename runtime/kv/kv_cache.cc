@@ -20,7 +20,8 @@ Status KvCache::admit(const v1::StepSequence& s) {
   const uint64_t end = uint64_t(s.position()) + static_cast<uint64_t>(s.tokens_size());
   const uint64_t needed = (end + shape_.block_tokens - 1) / shape_.block_tokens;
   if (static_cast<uint64_t>(s.blocks_size()) < needed)
-    return refused(s, fmt::format("blocks: found {}, expected {} for positions up to {}", s.blocks_size(), needed, end));
+    return refused(s, fmt::format("blocks: found {}, expected {} for positions up to {}", s.blocks_size(), needed,
+                                  end));
   for (const uint32_t b : s.blocks())
     if (b >= shape_.blocks) return refused(s, fmt::format("blocks: found {}, expected less than {}", b, shape_.blocks));
   for (uint64_t i = 0; i < needed; ++i) {

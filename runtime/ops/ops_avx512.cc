@@ -68,7 +68,8 @@ inline F to_float(Acc a) { return {_mm512_cvtepi32_ps(a)}; }
 inline void split_halves(__m512i v, int8_t* q, int8_t* lo) {
   const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(high));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(lo), _mm512_cvtepi32_epi8(_mm512_sub_epi32(v, _mm512_slli_epi32(high, 7))));
+  const __m512i low = _mm512_sub_epi32(v, _mm512_slli_epi32(high, 7));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(lo), _mm512_cvtepi32_epi8(low));
 }
 
 inline float quantise_block(const float* x, int8_t* q, int8_t* lo, int32_t* sum) {

@@ -24,7 +24,9 @@ struct F {
   void store(float* p) const { std::memcpy(p, v, sizeof v); }
   static F zero() { return set1(0.0f); }
   static F set1(float x) { return map([&](int) { return x; }); }
-  static F fma(const F& a, const F& b, const F& c) { return map([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
+  static F fma(const F& a, const F& b, const F& c) {
+    return map([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+  }
   static F add(const F& a, const F& b) { return map([&](int i) { return a.v[i] + b.v[i]; }); }
   static F sub(const F& a, const F& b) { return map([&](int i) { return a.v[i] - b.v[i]; }); }
   static F mul(const F& a, const F& b) { return map([&](int i) { return a.v[i] * b.v[i]; }); }

@@ -96,7 +96,8 @@ TEST_CASE("the default mode stays near FP32") {
         double row_kl = 0;
         for (size_t i = 0; i < vocab; ++i) row_kl += std::exp(p[i]) * (p[i] - q[i]);
         kl += row_kl;
-        same_best += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin();
+        const auto best = [](const auto& v) { return std::max_element(v.begin(), v.end()) - v.begin(); };
+        same_best += best(p) == best(q);
         for (uint32_t k = 0; k < reference.top; ++k) {
           const size_t at = size_t(start + t) * reference.top + k;
           worst_top = std::max(worst_top, std::fabs(p[reference.ids[at]] - reference.logprobs[at]));

@@ -81,7 +81,8 @@ Acts make_acts(uint32_t tokens, uint32_t cols, std::vector<float> values, bool w
   x.isum.resize(blocks);
   x.q.resize(x.f.size());
   x.lo.resize(wide ? x.f.size() : 0);
-  x.a = {tokens, cols, cols, x.f.data(), x.q.data(), wide ? x.lo.data() : nullptr, x.d.data(), x.s.data(), x.isum.data()};
+  x.a = {tokens, cols, cols, x.f.data(), x.q.data(), wide ? x.lo.data() : nullptr,
+         x.d.data(), x.s.data(), x.isum.data()};
   return x;
 }
 
@@ -112,8 +113,8 @@ TEST_CASE("packing keeps every weight") {
     PackedMatrix exact = p.m;
     exact.type = PackType::kF32;
     std::vector<std::byte> memory(exact.size_bytes());
-    REQUIRE(pack_groups({type, 96, 0, p.file.data(), [](uint32_t r) { return r; }}, exact, 0, 0, exact.groups(),
-                        memory.data()).ok());
+    const PackSource source{type, 96, 0, p.file.data(), [](uint32_t r) { return r; }};
+    REQUIRE(pack_groups(source, exact, 0, 0, exact.groups(), memory.data()).ok());
     exact.data = memory.data();
     std::vector<float> a(96), b(96);
     for (uint32_t row = 0; row < 37; ++row) {
