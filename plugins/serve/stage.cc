@@ -12,6 +12,7 @@ constexpr int64_t kCanaryMs = 20'000;
 constexpr int64_t kStatusMs = 2'000;
 constexpr int64_t kSilenceMs = 10'000;  // a head that lives and is silent for so long is replaced
 constexpr int64_t kPollMs = 20;
+constexpr int64_t kAgentsMs = 100;
 
 int64_t option_ms(sdk::StageContext& ctx, const char* name, int64_t otherwise) {
   const std::string text = ctx.option(name);
@@ -37,8 +38,9 @@ sdk::StageResult watch_forever(sdk::StageContext& ctx, const Watch& watch, sdk::
   for (;;) {
     const Deadline next = Deadline::in_ms(watch_ms);
     do {
-      auto notice = ctx.next_notice(next.left_ms());
+      auto notice = ctx.next_notice(std::min(next.left_ms(), kAgentsMs));
       if (ctx.cancelled()) return ctx.cancelled_result();
+      if (auto result = watch.judge_agents(ctx)) return *result;
       if (!notice) continue;
       if (auto result = watch.judge_notice(ctx, *notice)) return *result;
     } while (!next.passed());

@@ -1,6 +1,6 @@
 #include "plugins/serve/watch.h"
 
-#include <algorithm>
+#include <poll.h>
 
 namespace bp::stages {
 
@@ -10,6 +10,11 @@ Result<Watch> Watch::from_inputs(sdk::StageContext& ctx) {
   BP_ASSIGN(w.pool_, ctx.input_message<v1::NodePool>("provision.pool"));
   BP_ASSIGN(w.head_, ctx.input_message<v1::HeadReady>("start_head.head"));
   BP_ASSIGN(w.ranks_, ctx.input_message<v1::RanksReady>("join_workers.ranks"));
+  for (const auto& node : w.pool_.nodes()) {
+    if (node.agent().pid() == 0) continue;  // on another machine
+    auto watch = process_watch(sdk::to_process_id(node.agent()));
+    w.agents_.emplace_back(watch.ok() ? std::move(*watch) : Fd(), node.node_id());
+  }
   return w;
 }
 
@@ -68,6 +73,15 @@ std::optional<sdk::StageResult> Watch::judge_silence(sdk::StageContext& ctx, con
     return ctx.rewind("start_head", why);
   }
   return ctx.fail(Error{ErrorCode::kInternal, "the pool has no node " + head_.node_id(), {}});
+}
+
+std::optional<sdk::StageResult> Watch::judge_agents(sdk::StageContext& ctx) const {
+  for (const auto& [fd, node_id] : agents_) {
+    pollfd p{fd.get(), POLLIN, 0};
+    if (fd && ::poll(&p, 1, 0) == 0) continue;
+    return ctx.rewind("provision", Error{ErrorCode::kPeerLost, "the agent of node " + node_id + " has ended", {}});
+  }
+  return std::nullopt;
 }
 
 }  // namespace bp::stages

@@ -300,6 +300,11 @@ TEST_CASE("serve goes back to the stage whose work is gone") {
     h.notify(n);
     CHECK(h.run(stage).rewind_to_stage() == "provision");
   }
+  SECTION("an agent of this machine has ended") {
+    w.d.pool.mutable_nodes(1)->mutable_agent()->set_start_ticks(1);
+    w.prepare_serve(h);
+    CHECK(h.run(stage).rewind_to_stage() == "provision");
+  }
   SECTION("the group broke") {
     auto s = w.serving(9);
     s.mutable_group_error()->set_message("rank 2 at step 7");
