@@ -97,7 +97,7 @@ def test_cancel_while_fetching():
         site.start_daemon()
         path = site.recipe("c")
         site.store.set_faults([{"match": "*gguf*", "on": "get", "bytes_per_s": 3_000_000}])
-        run = json.loads(site.bp("submit", path, "--json").stdout)["id"]
+        run = json.loads(site.bp("submit", path, "--json").stdout)["run_id"]
         wait_until("fetch_weights to run",
                    lambda: (site.try_show(run) or {}).get("current_stage") == "fetch_weights", 30)
         site.bp("cancel", run)

@@ -90,7 +90,7 @@ def one_kill(kind, stage, rng):
         site.start_daemon()
         watch = DoubleWatch(site)
         watch.start()
-        run = json.loads(site.bp("submit", site.recipe("k"), "--json").stdout)["id"]
+        run = json.loads(site.bp("submit", site.recipe("k"), "--json").stdout)["run_id"]
         wait_until(f"stage {stage}", lambda: current_stage(site.try_show(run) or {"stages": []}) == stage, 40, 0.01)
         # Head and ranks appear while their own stage runs: wait for the victim, then for a random moment.
         found = wait_until(f"a {kind} to kill in {stage}", lambda: site.processes(kind), 10, 0.005)
