@@ -224,7 +224,7 @@ Status check_options(const RunnerOptions& o, const RunnerComms& comms, const Run
 }  // namespace
 
 std::string numerics_class_here(bool exact) {
-  return fmt::format("{}/{}", best_ops().name(), exact ? "exact-f32" : "fixed-order-q8-16");
+  return fmt::format("{}/{}", best_ops().name(), exact ? "exact-f32" : "fixed-order-q16");
 }
 
 Result<uint64_t> weights_segment_bytes(const WeightSource& source, const plan::ShardPlan& plan, uint32_t rank,

@@ -60,7 +60,7 @@ class ModelRunner {
   /// result holds the number only. One thread. kInvalidArgument names the field (block out of range,
   /// token beyond the vocabulary, position that does not follow); errors of the communicators.
   virtual Result<v1::StepResult> execute(const v1::Step& step) = 0;
-  /// Kernel set and instruction set ("avx512-vnni/fixed-order-q8-16", ".../exact-f32"): ranks of one group must agree.
+  /// Kernel set and instruction set ("avx512-vnni/fixed-order-q16", ".../exact-f32"): ranks of one group must agree.
   virtual std::string numerics_class() const = 0;
   /// Test door: logits of the last token of each sampled sequence of the last step, [sequences, vocab].
   virtual std::vector<float> TEST_last_logits() const = 0;
