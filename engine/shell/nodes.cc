@@ -15,6 +15,11 @@ std::string user_name(const std::string& run_id, const std::string& node_id) {
   return std::string(kUserPrefix) + run_id + "/" + node_id;
 }
 
+bool same_process(const v1::ProcessStatus& a, const v1::ProcessStatus& b) {
+  return a.identity().pid() == b.identity().pid() &&
+         a.identity().start_ticks() == b.identity().start_ticks();
+}
+
 const char* text(NodeState s) {
   switch (s) {
     case NodeState::kUp:
@@ -147,10 +152,7 @@ void NodeRegistry::on_message(const bus::Peer& peer, const v1::NodeMessage& m) {
     case v1::NodeMessage::kProcessEnded:
       return on_ended(*node, m.process_ended());
     case v1::NodeMessage::kBeat: {
-      const size_t before = node->processes.size();
-      node->processes.clear();
-      for (const auto& p : m.beat().processes()) node->processes[p.process_key()] = p;
-      if (node->processes.size() != before) hooks_.changed(node->run_id);
+      learn(*node, m.beat().processes());
       v1::NodeMessage ack;
       ack.mutable_beat_ack();
       return send(*node, std::move(ack));
@@ -193,21 +195,39 @@ void NodeRegistry::on_hello(Node& node, const v1::NodeHello& hello, bool fresh) 
   }
   node.address = hello.address();
   node.agent = hello.agent();
-  node.processes.clear();
-  for (const auto& p : hello.processes()) node.processes[p.process_key()] = p;
+  learn(node, hello.processes());
   *ack->mutable_epoch() = hooks_.fence(node.run_id);
   send(node, std::move(message));
   if (fresh) send_calls(node, /*again=*/true);
   hooks_.changed(node.run_id);
 }
 
-void NodeRegistry::on_reply(const Node& node, const v1::NodeCommandReply& reply) {
+// All processes of the node, as it has just named them.
+void NodeRegistry::learn(Node& node,
+                         const google::protobuf::RepeatedPtrField<v1::ProcessStatus>& processes) {
+  std::map<std::string, v1::ProcessStatus> now;
+  for (const auto& p : processes) now[p.process_key()] = p;
+  const bool same = std::equal(now.begin(), now.end(), node.processes.begin(),
+                               node.processes.end(), [](const auto& a, const auto& b) {
+                                 return a.first == b.first && same_process(a.second, b.second);
+                               });
+  node.processes = std::move(now);
+  if (!same) hooks_.changed(node.run_id);
+}
+
+void NodeRegistry::on_reply(Node& node, const v1::NodeCommandReply& reply) {
   auto it = calls_.find(reply.call_id());
   if (it == calls_.end() || it->second.run_id != node.run_id || it->second.node_id != node.node_id)
     return;
   Call call = std::move(it->second);
   calls_.erase(it);
   world_.executor.cancel(call.timer);
+  // What a stage knows by this reply, whoever asks for the deployment knows as well.
+  if (reply.has_list()) learn(node, reply.list().processes());
+  if (reply.has_started()) {
+    node.processes[reply.started().process_key()] = reply.started();
+    hooks_.changed(node.run_id);
+  }
   call.done(reply);
 }
 

@@ -74,7 +74,8 @@ class NodeRegistry {
   };
   Node* find(const std::string& run_id, const std::string& node_id);
   void on_hello(Node& node, const v1::NodeHello& hello, bool fresh);
-  void on_reply(const Node& node, const v1::NodeCommandReply& reply);
+  void on_reply(Node& node, const v1::NodeCommandReply& reply);
+  void learn(Node& node, const google::protobuf::RepeatedPtrField<v1::ProcessStatus>& processes);
   void on_ended(Node& node, const v1::ProcessEnded& ended);
   bool seen(Node& node, const std::string& routing_id);
   void send_calls(const Node& node, bool again);

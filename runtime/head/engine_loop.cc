@@ -176,7 +176,7 @@ class EngineLoopImpl final : public EngineLoop {
     auto updates = scheduler_->step_done(result);
     if (!updates.ok()) {
       BP_LOG(err, "step.refused", "step={} error={}", result.number(), updates.error().to_string());
-      backend_->shutdown("a result does not fit its step");
+      backend_->fail(Error(updates.error()).with_context("a result does not fit its step"));
       return lose_group(updates.error());
     }
     if (!updates->empty()) {

@@ -124,6 +124,11 @@ Status RankGroup::send_step(const v1::Step& step) {
   return {};
 }
 
+void RankGroup::fail(Error why) {
+  std::lock_guard lock(impl_->mutex);
+  impl_->broken(std::move(why));
+}
+
 void RankGroup::shutdown(const std::string& reason) {
   Impl& d = *impl_;
   std::lock_guard lock(d.mutex);

@@ -2,7 +2,7 @@
 // them steps, and says so when the group breaks.
 //
 // Owned by the engine loop and stepped by it: poll() is the loop's only wait. All calls come from that one
-// thread but wake() and status(), which any thread may call. poll() must be called at least every
+// thread but wake() and fill_status(), which any thread may call. poll() must be called at least every
 // lease_ms / 8, or the leases of the ranks lapse: give it short deadlines.
 //
 // A group goes: expect_group -> every rank says hello -> welcome (peers, data key) -> every rank ready
@@ -65,6 +65,10 @@ class RankGroup {
   /// Sends a step to all ranks. step.number must be the next one (1, 2, ...) of this group. kConflict when
   /// the group is not serving; kPeerLost when a rank is gone (kBroken follows).
   Status send_step(const v1::Step& step);
+
+  /// Gives the group up for a reason that only the caller can see: its ranks are told to end, kBroken
+  /// follows, and the status tells `why`. Without a living group it changes nothing.
+  void fail(Error why);
 
   /// Tells the ranks to end, and forgets them; the group is then broken without an event.
   void shutdown(const std::string& reason);

@@ -11,6 +11,7 @@ class GroupBackend final : public StepBackend {
   void wake() override { group_->wake(); }
   Status send_step(const v1::Step& step) override { return group_->send_step(step); }
   Status expect_group(Epoch epoch) override { return group_->expect_group(epoch, plan_); }
+  void fail(Error why) override { group_->fail(std::move(why)); }
   void shutdown(const std::string& reason) override { group_->shutdown(reason); }
   bool serving() const override { return group_->serving(); }
   void fill_status(v1::HeadStatus* status) const override { group_->fill_status(status); }

@@ -17,6 +17,7 @@ class StepBackend {
   virtual void wake() = 0;
   virtual Status send_step(const v1::Step& step) = 0;
   virtual Status expect_group(Epoch epoch) = 0;
+  virtual void fail(Error why) = 0;
   virtual void shutdown(const std::string& reason) = 0;
   virtual bool serving() const = 0;
   virtual void fill_status(v1::HeadStatus* status) const = 0;

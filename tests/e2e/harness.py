@@ -48,6 +48,10 @@ class Process:
 
     def __init__(self, pid):
         self.pid = pid
+        with open(f"/proc/{pid}/comm") as f:
+            self.kind = KINDS.get(f.read().strip())
+        if self.kind is None:
+            return  # somebody else's: not looked at any further
         with open(f"/proc/{pid}/cmdline", "rb") as f:
             self.args = f.read().decode(errors="replace").split("\0")[:-1]
         with open(f"/proc/{pid}/stat") as f:

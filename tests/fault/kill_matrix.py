@@ -14,12 +14,11 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from harness import BUILD, DoubleWatch, Failure, ROOT, Site, STAGES, chat, check, wait_until  # noqa: E402
+from harness import BUILD, DoubleWatch, Failure, Site, STAGES, chat, check, wait_until  # noqa: E402
 
 KINDS = ["daemon", "stage-host", "node", "head", "rank"]
 # What does not exist yet at that time cannot be killed.
@@ -29,6 +28,7 @@ NOT_APPLICABLE = {("node", "validate"): "no node yet",
                   ("rank", "validate"): "no rank yet", ("rank", "provision"): "no rank yet",
                   ("rank", "fetch_weights"): "no rank yet", ("rank", "start_head"): "no rank yet"}
 HOLD_MS = 400
+EXPECTED = {"daemon": 1, "stage-host": 1, "node": 2, "head": 1, "rank": 4}  # of a deployment that serves
 
 
 def make_workflow(folder, stage):
@@ -44,26 +44,68 @@ def make_workflow(folder, stage):
         json.dump(workflow, f)
 
 
+def fields(data):
+    """(number, value) of every field of a serialized protobuf message; nested ones stay bytes."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+    while at < len(data):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = {1: 8, 5: 4}.get(key & 7) or varint()
+        at += size
+        yield key >> 3, data[at - size:at]
+
+
+# Of proto/bp/v1/journal.proto, message Event: field number -> (type in the journal, number of its Epoch).
+STAGE_EVENTS = {11: ("dispatched", 4), 12: ("host_started", 3), 14: ("ready", 3), 15: ("ended", 3),
+                16: ("lost", 3)}
+
+
 def journal_events(site, run_id):
-    """(wall_ms, type, stage, epoch counter) of every event of the run, from the journal itself."""
+    """(wall_ms, type, stage, epoch counter, note) of every event of a stage, from the journal itself."""
     db = sqlite3.connect(f"file:{site.state}/journal.db?mode=ro", uri=True, timeout=10)
-    rows = db.execute("select wall_ms, type, body from events where run_id = ? order by run_seq", (run_id,)).fetchall()
+    rows = db.execute("select wall_ms, body from events where run_id = ? order by run_seq", (run_id,)).fetchall()
     db.close()
     events = []
-    for wall_ms, kind, body in rows:
-        text = subprocess.run(["protoc", "--decode=bp.v1.Event", "-I", os.path.join(ROOT, "proto"),
-                               "bp/v1/journal.proto"], input=body, capture_output=True, check=True).stdout.decode(
-                                   errors="replace")
-        stage = text.split('stage: "', 1)[1].split('"', 1)[0] if 'stage: "' in text else ""
-        counter = text.split("counter: ", 1)[1].split("\n", 1)[0].strip() if "counter: " in text else "0"
-        events.append((wall_ms, kind, stage, int(counter)))
+    for wall_ms, body in rows:
+        for number, value in fields(body):
+            if number not in STAGE_EVENTS:
+                continue
+            kind, epoch_field = STAGE_EVENTS[number]
+            inner = list(fields(value))
+            message = dict(inner)
+            counter = dict(fields(message.get(epoch_field, b""))).get(2, 0)
+            note = ""
+            if kind == "ended":
+                note = "succeeded" if message.get(4) else "cancelled" if message.get(5) else \
+                    dict(fields(message.get(7, b""))).get(2, b"").decode(errors="replace")[:160]
+                note += f", back to {message[10].decode()}" if message.get(10) else ""
+            events.append((wall_ms, kind, message.get(1, b"").decode(), counter, note))
     return events
+
+
+def timeline(events, at_ms):
+    """What the journal tells around a kill, one line an event, times in ms after the kill."""
+    return "".join(f"      {wall_ms - at_ms:+8.0f} ms  {stage:14} {kind:12} epoch {counter}  {note}\n"
+                   for wall_ms, kind, stage, counter, note in events)
 
 
 def inside_stage(events, stage, at_ms):
     """True when `at_ms` lies between a dispatch of the stage and that attempt's end."""
     open_since = {}
-    for wall_ms, kind, name, counter in events:
+    for wall_ms, kind, name, counter, _ in events:
         if name != stage:
             continue
         if kind == "dispatched":
@@ -81,7 +123,26 @@ def current_stage(view):
     return ""
 
 
-def one_kill(kind, stage, rng):
+def miscounted(site):
+    """Kinds of which not exactly the expected number of processes lives: {kind: number}."""
+    alive = [p.kind for p in site.processes()]
+    return {k: alive.count(k) for k, n in EXPECTED.items() if alive.count(k) != n}
+
+
+def serving_again(site, run, begin):
+    """Waits until the deployment is whole, serves, and goes on so. Returns the seconds from `begin` until then."""
+    while True:
+        site.wait_state(run, "serving", 60)
+        seconds = time.monotonic() - begin
+        # The kill may be noticed only now: serving must be a state that lasts.
+        time.sleep(0.5)
+        wrong = miscounted(site)
+        if site.show(run)["state"] == "serving" and not wrong:
+            return seconds
+        check(time.monotonic() - begin < 90, f"serving never lasts; processes that are too many or few: {wrong}")
+
+
+def one_kill(kind, stage, rng, verbose=False):
     """One deployment with one kill. Returns what to print; raises Failure."""
     with Site("kill") as site:
         flows = os.path.join(site.folder, "flows")
@@ -92,9 +153,12 @@ def one_kill(kind, stage, rng):
         watch.start()
         run = json.loads(site.bp("submit", site.recipe("k"), "--json").stdout)["run_id"]
         wait_until(f"stage {stage}", lambda: current_stage(site.try_show(run) or {"stages": []}) == stage, 40, 0.01)
-        # Head and ranks appear while their own stage runs: wait for the victim, then for a random moment.
+        # Moments spread over the whole stage: its work lies between the two holds, and `serve` goes on
+        # after it. What appears only by the stage's work is hit during that work or in the second hold.
+        begin = time.monotonic()
         found = wait_until(f"a {kind} to kill in {stage}", lambda: site.processes(kind), 10, 0.005)
-        time.sleep(rng.random() * HOLD_MS / 1000 * 0.9)
+        was_there = time.monotonic() - begin < HOLD_MS / 2000
+        time.sleep(rng.random() * 0.9 * HOLD_MS / 1000 * (4 if stage == "serve" else 2 if was_there else 1))
         target = rng.choice(site.processes(kind) or found)
         at_ms = time.time() * 1000
         site.kill(target.pid)
@@ -102,18 +166,19 @@ def one_kill(kind, stage, rng):
         if kind == "daemon":
             site.daemon.wait(10)
             site.start_daemon()
-        view = site.wait_state(run, "serving", 60)
-        # The kill may be noticed only now: serving must be a state that lasts.
-        time.sleep(0.3)
-        view = site.wait_state(run, "serving", 60)
-        seconds = time.monotonic() - begin
+        try:
+            seconds = serving_again(site, run, begin)
+        except Failure as e:
+            raise Failure(f"{e}\n{timeline(journal_events(site, run), at_ms)}")
+        view = site.show(run)
         events = journal_events(site, run)
+        if verbose:
+            print(f"{kind} killed in {stage}, serving after {seconds:.1f} s\n{timeline(events, at_ms)}", flush=True)
         if not inside_stage(events, stage, at_ms):
             return None
         answer = chat(view["endpoint"], "What is the capital of France?")
         check("Paris" in answer, f"answer {answer!r} after the kill")
-        for k, n in (("head", 1), ("rank", 4), ("node", 2), ("stage-host", 1), ("daemon", 1)):
-            check(len(site.processes(k)) == n, f"{len(site.processes(k))} processes of kind {k}, expected {n}")
+        check(not miscounted(site), f"too many or few processes: {miscounted(site)}")
         shown = {p["identity"]["pid"] for p in view["processes"]}
         real = {p.pid for k in ("head", "rank") for p in site.processes(k)}
         check(shown == real, f"bp show names {shown}, /proc has {real}")
@@ -130,6 +195,7 @@ def main():
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--verbose", action="store_true", help="print what the journal tells of each kill")
     parser.add_argument("--resume", help="file that keeps results; cells found there are not run again")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 30)
@@ -151,7 +217,7 @@ def main():
             times, misses = [], 0
             try:
                 while len(times) < args.kills:
-                    seconds = one_kill(kind, stage, rng)
+                    seconds = one_kill(kind, stage, rng, args.verbose)
                     if seconds is None:
                         misses += 1
                         check(misses <= 3 * args.kills, f"the journal puts {misses} kills outside {stage}")

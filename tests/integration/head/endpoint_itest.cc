@@ -194,6 +194,21 @@ TEST_CASE("streams outlive a broken group", "[head]") {
   CHECK(HeadFixture::eventually([&] { return h.engine->ready(); }));
 }
 
+TEST_CASE("a group whose result fits no step is given up, and the next one goes on", "[head]") {
+  HeadFixture h;
+  h.control->step_ms = 5;
+  RawClient c(h.port);
+  c.send(h.post("/v1/chat/completions",
+                R"({"messages":[{"role":"user","content":"Say it"}],"stream":true})"));
+  REQUIRE(HeadFixture::eventually([&] { return h.engine->stats().generated_tokens >= 5; }));
+  h.control->wrong_number = true;
+  REQUIRE(HeadFixture::eventually([&] { return !h.engine->serving(); }));
+  CHECK(HeadFixture::eventually([&] { return h.control->failed_with("does not fit its step"); }));
+  h.control->set_serving(true);
+  CHECK(c.read("[DONE]").find("\"error\"") == std::string::npos);
+  CHECK(h.engine->stats().groups_lost == 1);
+}
+
 TEST_CASE("streams end with an error when no group comes back in time", "[head]") {
   HeadFixture h;
   h.control->step_ms = 5;

@@ -26,9 +26,15 @@ struct FakeControl {
   bool serving = true;
   bool break_now = false;
   bool woken = false;
+  std::atomic<bool> wrong_number{false};  // the next result names a step that was never sent
+  std::string failed;                     // why the engine gave the group up
   std::atomic<int> step_ms{0};
   std::atomic<uint64_t> steps{0};
 
+  bool failed_with(const std::string& text) {
+    std::lock_guard lock(mutex);
+    return failed.find(text) != std::string::npos;
+  }
   void set_serving(bool on) {
     std::lock_guard lock(mutex);
     if (serving && !on) break_now = true;
@@ -88,6 +94,11 @@ class FakeBackend final : public StepBackend {
     return {};
   }
   Status expect_group(Epoch) override { return {}; }
+  void fail(Error why) override {
+    control_->set_serving(false);
+    std::lock_guard lock(control_->mutex);
+    control_->failed = why.message;
+  }
   void shutdown(const std::string&) override {}
   bool serving() const override {
     std::lock_guard lock(control_->mutex);
@@ -101,7 +112,7 @@ class FakeBackend final : public StepBackend {
  private:
   v1::StepResult execute(const v1::Step& step) {
     v1::StepResult result;
-    result.set_number(step.number());
+    result.set_number(step.number() + (control_->wrong_number.exchange(false) ? 100 : 0));
     for (const auto& s : step.sequences()) {
       auto& history = slots_[s.sequence_id()];
       history.resize(s.position());

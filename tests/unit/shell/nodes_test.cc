@@ -2,6 +2,7 @@
 #include "engine/shell/nodes.h"
 
 #include <catch2/catch.hpp>
+#include <functional>
 #include <map>
 
 #include "engine/base/limits.h"
@@ -46,6 +47,7 @@ struct FakeWorld final : Random, Transport, Processes, StageLogs {
   std::vector<std::pair<std::string, v1::NodeMessage>> sent;
   std::vector<std::string> notices;
   bool heard = true;
+  int changes = 0;
   NodeRegistry nodes{
       world,
       {[this](const std::string& run, const v1::NodeNotice& n) {
@@ -60,7 +62,7 @@ struct FakeWorld final : Random, Transport, Processes, StageLogs {
          e.set_counter(9);
          return e;
        },
-       [](const std::string&) {}}};
+       [this](const std::string&) { ++changes; }}};
 
   std::string id(std::string_view p) override { return std::string(p); }
   void send(Channel, const std::string& to, std::string payload) override {
@@ -194,4 +196,38 @@ TEST_CASE("a hello for another node is refused, and an unheard notice is not ack
   CHECK(w.keys.empty());
   w.beat();
   CHECK(w.sent.size() == 1);
+}
+
+TEST_CASE("what a reply tells of processes is known before the next beat") {
+  FakeWorld w;
+  w.nodes.admit("r", "n1-0", "KEY", false);
+  w.hello();
+  auto process = [](const char* key, int32_t pid) {
+    v1::ProcessStatus p;
+    p.set_process_key(key);
+    p.mutable_identity()->set_pid(pid);
+    return p;
+  };
+  auto answer = [&](const std::function<void(v1::NodeCommandReply*)>& fill) {
+    w.nodes.call("h/1", "r", "n1-0", {}, 1'000, [](v1::NodeCommandReply) {});
+    v1::NodeMessage m;
+    m.mutable_reply()->set_call_id(w.sent.back().second.command().call_id());
+    fill(m.mutable_reply());
+    w.nodes.on_message({"c1", "node:r/n1-0"}, m);
+    return w.nodes.nodes_of("r").at(0)->processes;
+  };
+  CHECK(answer([&](auto* r) { *r->mutable_started() = process("head", 7); }).size() == 1);
+  const int before = w.changes;
+  auto known = answer([&](auto* r) { *r->mutable_started() = process("head", 8); });
+  CHECK(known.at("head").identity().pid() == 8);
+  CHECK(w.changes == before + 1);
+  known = answer([&](auto* r) { *r->mutable_list()->add_processes() = process("rank-1", 9); });
+  CHECK(known.size() == 1);
+  CHECK(known.count("rank-1") == 1);
+  v1::NodeMessage beat;  // the same key, another process: a change as well
+  *beat.mutable_beat()->add_processes() = process("rank-1", 10);
+  const int changes = w.changes;
+  w.nodes.on_message({"c1", "node:r/n1-0"}, beat);
+  w.nodes.on_message({"c1", "node:r/n1-0"}, beat);
+  CHECK(w.changes == changes + 1);
 }
