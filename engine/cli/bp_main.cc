@@ -157,6 +157,7 @@ void Program::add_control_commands() {
   waiting(stop);
   CLI::App* daemon = app.add_subcommand("daemon", "The daemon itself");
   daemon->require_subcommand(1);
+  daemon->footer("Examples:\n  bp daemon status\n  bp daemon stop\n");
   add(daemon, "stop", "End the embedded daemon; deployments serve on", "  bp daemon stop\n",
       bp::cli::run_daemon_stop);
   add(daemon, "status", "Which daemon answers", "  bp daemon status\n", bp::cli::run_daemon_status);

@@ -53,9 +53,9 @@ int run_stop(const Options& o) {
   request.mutable_stop()->set_idempotency_key(random_id("stop"));
   auto a = accepted(session, request);
   if (!a.ok()) return fail(o, a.error());
-  // One that had failed before is down already: that is what was asked for.
-  const bool was_down = a->state() == v1::RUN_STATE_FAILED;
-  return follow(o, session, *a, false, was_down ? v1::RUN_STATE_FAILED : v1::RUN_STATE_STOPPED);
+  // One that was cancelled is down already: that is what was asked for.
+  const bool was_down = a->state() == v1::RUN_STATE_CANCELLED;
+  return follow(o, session, *a, false, was_down ? v1::RUN_STATE_CANCELLED : v1::RUN_STATE_STOPPED);
 }
 
 int run_retry(const Options& o) {

@@ -112,7 +112,7 @@ int run_generate(const Options& o) {
   auto run = show(session, o.id);
   if (!run.ok()) return fail(o, run.error());
   if (run->endpoint().empty()) {
-    return fail(o, Error{ErrorCode::kConflict,
+    return fail(o, Error{ErrorCode::kUnavailable,
                          fmt::format("deployment {} is {}: it has no endpoint", run->name(),
                                      state_word(run->state())),
                          fmt::format("Wait for it with `bp watch {} --until-ready`", run->name())});

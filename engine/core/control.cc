@@ -34,10 +34,13 @@ void end_it(Step& step, v1::RunState outcome, const std::string& by, const std::
   if (run.state == v1::RUN_STATE_STOPPING) return;
   const bool leftover = run.state == v1::RUN_STATE_SUCCEEDED && outcome == v1::RUN_STATE_STOPPED &&
                         anything_to_destroy(step);
-  if (is_ended(run.state) && !leftover) return;
+  const bool give_up = run.state == v1::RUN_STATE_FAILED && outcome == v1::RUN_STATE_STOPPED;
+  if (is_ended(run.state) && !leftover && !give_up) return;
   run.live = true;
   run.body.set_ended_by(by);
   run.body.set_end_reason(reason);
+  if (give_up)
+    return end_run(step, outcome);  // it was torn down when it failed; its secrets go now
   begin_teardown(step, outcome);
 }
 
@@ -60,6 +63,12 @@ void on_retry(Step& step, const v1::RetryRequested& e) {
               run.name + (human ? " still has survivors of its last teardown" : " has not ended"),
               human ? "Run `bp stop " + run.name + "` until they are confirmed gone, then retry"
                     : "Wait, or `bp stop " + run.name + "` first"};
+    return;
+  }
+  if (run.state == v1::RUN_STATE_STOPPED || run.state == v1::RUN_STATE_CANCELLED) {
+    step.out.accepted = Error{ErrorCode::kConflict,
+                              run.name + " was ended on request, and its secrets were deleted",
+                              "Submit its recipe again"};
     return;
   }
   v1::RunBody& b = run.body;

@@ -122,6 +122,10 @@ void end_run(Step& step, v1::RunState state) {
   step.run.state = state;
   step.run.live = false;
   for (const StageKey& key : ordered_keys(step.run)) step.disarm_all(key);
+  // Somebody ended it: nobody needs its tokens and keys any more. A failed run keeps them for its
+  // retry.
+  if (state == v1::RUN_STATE_STOPPED || state == v1::RUN_STATE_CANCELLED)
+    step.out.batch.drop_secrets_of_runs.push_back(step.run.run_id);
   step.change();
   step.act(RunEnded{step.run.run_id, state});
 }

@@ -46,7 +46,8 @@ void ClientApi::stop(const Asker& to, const bus::Peer& peer, const v1::StopRun& 
       auto ended = load(m.id());
       if (!ended.ok()) return fail(to, ended.error());
       id = ended->run_id;
-      if (ended->state != v1::RUN_STATE_SUCCEEDED) return accept(to, id);
+      if (ended->state == v1::RUN_STATE_STOPPED || ended->state == v1::RUN_STATE_CANCELLED)
+        return accept(to, id);
       if (Status revived = conductor_.revive(id); !revived.ok()) return fail(to, revived.error());
     }
     v1::Event event;

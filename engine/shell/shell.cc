@@ -66,10 +66,10 @@ void Shell::Impl::act(const core::Action& action) {
 
 void Shell::Impl::act_on(const core::RunEnded& a) {
   BP_LOG(info, "run.ended", "run={} state={}", a.run_id, v1::RunState_Name(a.state));
+  timers.forget_run(a.run_id);
+  nodes.forget_run(a.run_id);  // before anybody is told: an ended run has no nodes
   clients.changed(a.run_id, true);
   clients.run_ended(a.run_id);
-  timers.forget_run(a.run_id);
-  nodes.forget_run(a.run_id);
   conductor.forget(a.run_id);
 }
 

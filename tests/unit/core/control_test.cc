@@ -127,15 +127,16 @@ TEST_CASE("core: a destroy that fails for good names what it could not remove") 
   CHECK(d.state.body.survivors(0).find("run-1/link/0/1") != std::string::npos);
 }
 
-TEST_CASE("core: a retry of an ended run is a new generation with new effect keys") {
+TEST_CASE("core: a retry of a failed run is a new generation with new effect keys") {
   Driver d;
   d.serve();
   CHECK(d.retry().accepted.error().code == ErrorCode::kConflict);
   const v1::Epoch before = d.epoch("serve");
-  d.stop();
-  d.cancelled("serve");
+  d.fail("serve", "BP_INVALID_RECIPE", false);
   d.run_stage("link");
   d.run_stage("make");
+  REQUIRE(d.state.state == v1::RUN_STATE_FAILED);
+  CHECK(d.last.batch.drop_secrets_of_runs.empty());  // the retry needs them
   d.retry();
   CHECK(d.state.live);
   CHECK(d.state.state == v1::RUN_STATE_QUEUED);
@@ -151,6 +152,27 @@ TEST_CASE("core: a retry of an ended run is a new generation with new effect key
   d.start("serve");
   d.ready("serve");
   CHECK(d.state.state == v1::RUN_STATE_SERVING);
+}
+
+TEST_CASE("core: who ends a run deletes its secrets, and it is not retried") {
+  Driver d;
+  d.submit();
+  SECTION("stopped") { d.stop(); }
+  SECTION("cancelled") { d.cancel(); }
+  SECTION("failed before") {
+    d.start("check");
+    d.fail("check", "BP_INVALID_RECIPE", false);
+    REQUIRE(d.state.state == v1::RUN_STATE_FAILED);
+    d.cancel();
+    CHECK(d.state.state == v1::RUN_STATE_FAILED);
+    d.stop();
+    CHECK(d.state.state == v1::RUN_STATE_STOPPED);
+  }
+  REQUIRE(!d.state.live);
+  REQUIRE(d.last.batch.drop_secrets_of_runs.size() == 1);
+  CHECK(d.last.batch.drop_secrets_of_runs[0] == d.state.run_id);
+  CHECK(d.retry().accepted.error().code == ErrorCode::kConflict);
+  CHECK(!d.state.live);
 }
 
 TEST_CASE("core: stop of a finished run removes what it left") {

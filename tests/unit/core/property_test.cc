@@ -280,7 +280,7 @@ class Walk {
 TEST_CASE("core: random histories keep every invariant, round-trip, and replay to the same state") {
   const char* one = std::getenv("BP_SEED");
   const uint64_t first = one ? std::strtoull(one, nullptr, 10) : 1;
-  const uint64_t count = one ? 1 : 400;
+  const uint64_t count = one ? 1 : 600;
   uint32_t served = 0, rewound = 0, retried = 0;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     INFO("BP_SEED=" << seed);
