@@ -6,7 +6,7 @@ usage() {
   cat <<'TXT'
 usage: tests/campaign.sh NAME [options]
   kill-matrix [--kills N]   kill -9 of each kind of process in each stage, 5 kills a cell (about 20 minutes)
-  fuzz [SECONDS]            every fuzzer for SECONDS (default 600), growing build/campaign/corpus
+  fuzz [SECONDS]            every fuzzer for SECONDS (default 600); what it finds grows build/fuzz/fuzz
 Results are kept in build/campaign; delete it to start afresh. Needs a build: tests/run.sh makes one.
 TXT
 }
@@ -16,13 +16,8 @@ mkdir -p build/campaign
 case "$name" in
   kill-matrix) exec python3 tests/fault/kill_matrix.py --resume build/campaign/kill-matrix.json "$@" ;;
   fuzz)
-    seconds=${1:-600}
-    cmake --preset fuzz >/dev/null && cmake --build --preset fuzz --target fuzzers
-    for f in build/fuzz/fuzzers/*_fuzz; do
-      n=$(basename "$f"); mkdir -p "build/campaign/corpus/$n"
-      "$f" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -artifact_prefix=build/campaign/ \
-        "build/campaign/corpus/$n" "tests/fuzz/corpus/${n%_fuzz}"
-    done ;;
+    cmake --preset fuzz -DBP_FUZZ_SECONDS="${1:-600}" >/dev/null && cmake --build --preset fuzz --target fuzzers
+    exec ctest --preset fuzz -L fuzz --output-on-failure ;;
   -h|--help) usage ;;
   *) usage >&2; exit 2 ;;
 esac

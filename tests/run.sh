@@ -77,17 +77,7 @@ for suite in "${suites[@]}"; do
     fuzz)
       build fuzz --target fuzzers
       say "fuzzers, shortly, from the committed corpus"
-      for f in build/fuzz/fuzzers/*_fuzz; do
-        name=$(basename "$f")
-        scratch=$(mktemp -d)
-        if timeout 120 "$f" -max_total_time=5 -rss_limit_mb=2048 -timeout=10 -artifact_prefix="$logs/" \
-             "$scratch" "tests/fuzz/corpus/${name%_fuzz}" >"$logs/$name.log" 2>&1; then
-          passed=$((passed + 1)); echo "  ok   $name ($(grep -oE '^#[0-9]+' "$logs/$name.log" | tail -1) runs)"
-        else
-          failed=$((failed + 1)); failures+=("fuzzer $name: see $logs/$name.log"); tail -25 "$logs/$name.log"
-        fi
-        rm -rf "$scratch"
-      done ;;
+      run_ctest fuzz -L fuzz -j2 ;;
     *) die "unknown suite $suite" ;;
   esac
 done

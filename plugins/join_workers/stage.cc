@@ -135,10 +135,9 @@ sdk::StageResult JoinWorkers::destroy(sdk::StageContext& ctx) {
   if (!plan.ok() || !pool.ok()) return ctx.succeed();  // without nodes no rank was started
   Status stopped = sdk::in_parallel(static_cast<size_t>(plan->ranks_size()), [&](size_t i) -> Status {
     const auto& rank = plan->ranks(static_cast<int>(i));
-    const auto* node = std::find_if(pool->nodes().begin(), pool->nodes().end(), [&](const auto& n) {
-                         return n.index() == rank.node_index();
-                       }).operator->();
-    if (node == pool->nodes().end().operator->()) return {};
+    const auto node = std::find_if(pool->nodes().begin(), pool->nodes().end(),
+                                   [&](const auto& n) { return n.index() == rank.node_index(); });
+    if (node == pool->nodes().end()) return {};
     sdk::NodeLink link(ctx, *node);
     v1::NodeCommand command;
     command.mutable_stop()->set_process_key(Group::process_key(rank.rank()));
