@@ -9,6 +9,7 @@
 #include <boost/asio/post.hpp>
 #include <thread>
 
+#include "engine/base/address_claim.h"
 #include "engine/base/files.h"
 #include "engine/base/limits.h"
 #include "engine/base/log.h"
@@ -55,14 +56,25 @@ Result<Fd> take_lock(const std::string& path) {
   }
 }
 
+// The address of this node, held likewise.
+Result<Fd> take_address(const std::string& address) {
+  const Deadline deadline = Deadline::in_ms(1'000);
+  for (;;) {
+    auto claim = claim_address(address);
+    if (claim.ok() || claim.error().code != ErrorCode::kPortBusy || deadline.passed()) return claim;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
 }  // namespace
 
 Agent::Agent(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Agent::~Agent() = default;
 
-Agent::Impl::Impl(AgentOptions o, Fd lock_fd, StateStore s)
+Agent::Impl::Impl(AgentOptions o, Fd lock_fd, Fd claim_fd, StateStore s)
     : options(std::move(o)),
       lock(std::move(lock_fd)),
+      claim(std::move(claim_fd)),
       store(std::move(s)),
       table(io, store, {options.node_id, options.run_id, options.work_dir, options.bin_dir},
             [this](const v1::ProcessEnded&) { send_ended(); }),
@@ -74,9 +86,11 @@ Result<std::unique_ptr<Agent>> Agent::open(AgentOptions options) {
   BP_TRY(make_dirs(options.work_dir + "/files"));
   BP_TRY(make_dirs(options.cache_dir));
   BP_ASSIGN(Fd lock, take_lock(options.work_dir + "/agent.lock"));
+  BP_ASSIGN(Fd claim, take_address(options.address));
   BP_ASSIGN(auto store,
             StateStore::open(options.work_dir + "/agent.state", options.node_id, options.run_id));
-  auto impl = std::make_unique<Impl>(std::move(options), std::move(lock), std::move(store));
+  auto impl = std::make_unique<Impl>(std::move(options), std::move(lock), std::move(claim),
+                                     std::move(store));
   BP_TRY(impl->table.adopt());
   BP_TRY(impl->start_link());
   return std::unique_ptr<Agent>(new Agent(std::move(impl)));

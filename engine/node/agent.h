@@ -20,8 +20,8 @@ struct AgentOptions {
 
 class Agent {
  public:
-  /// Takes WORK_DIR/agent.lock and the state of a predecessor. kConflict when another agent runs
-  /// there.
+  /// Takes WORK_DIR/agent.lock, the address, and the state of a predecessor. kConflict when another
+  /// agent runs there; kPortBusy when the address is another node's.
   static Result<std::unique_ptr<Agent>> open(AgentOptions options);
   ~Agent();
   /// Until SIGTERM, SIGINT or ReleaseNode. Processes live on, except after ReleaseNode.

@@ -16,7 +16,7 @@
 namespace bp::node {
 
 struct Agent::Impl {
-  Impl(AgentOptions o, Fd lock_fd, StateStore s);
+  Impl(AgentOptions o, Fd lock_fd, Fd claim_fd, StateStore s);
   Status start_link();
   void on_message(const std::string& payload);
   void on_command(const v1::NodeCommand& command);
@@ -40,6 +40,7 @@ struct Agent::Impl {
 
   const AgentOptions options;
   Fd lock;
+  Fd claim;  // of the address
   StateStore store;
   boost::asio::io_context io{1};
   boost::asio::signal_set signals{io};

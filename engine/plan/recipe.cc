@@ -87,13 +87,20 @@ void read_storage(const json::value& v, size_t index, ParsedRecipe& out) {
   }
   FieldReader in(v.get_object(), path, out.problems);
   const bool par = in.has("par"), bucket = in.has("bucket_name");
-  if (par == bucket) {
-    add_problem(out.problems, path,
-                par ? "both par and bucket_name" : "neither par nor bucket_name",
-                "exactly one of them", par ? "Remove one of them" : "Add par or bucket_name");
+  if (par && bucket) {
+    add_problem(out.problems, path, "both par and bucket_name", "par alone", "Remove bucket_name");
+  } else if (!par && !bucket) {
+    add_problem(out.problems, path, "neither par nor bucket_name", "par",
+                "Add the address of a pre-authenticated request as \"par\"");
   }
   if (par) read_par(in, index, out, s);
   if (bucket) s.set_bucket_name(in.text("bucket_name", limits::kNameBytes));
+  if (bucket && !par) {
+    // No provider of this release has an identity of its own at a store.
+    add_problem(out.problems, in.path_of("bucket_name"), "a bucket by name", "a \"par\" in its place",
+                "Make a pre-authenticated request of that bucket that allows listing, and give its "
+                "address as \"par\"");
+  }
   const std::string mount = in.text("mount_location", kPathBytes);
   s.set_mount_location(clean_absolute_path(mount));
   if (!mount.empty() && s.mount_location().empty()) {

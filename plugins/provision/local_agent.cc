@@ -64,11 +64,6 @@ Result<ProcessId> start_agent(const LocalAgent& a, const AgentPrograms& programs
   return process_spawn(spawn);
 }
 
-std::string local_address(uint64_t run_number, uint32_t index) {
-  return "127." + std::to_string(64 + run_number / 256 % 64) + "." + std::to_string(run_number % 256) + "." +
-         std::to_string(10 + index);
-}
-
 std::string local_node_id(uint64_t run_number, uint32_t index) {
   return "n" + std::to_string(run_number) + "-" + std::to_string(index);
 }

@@ -33,8 +33,6 @@ struct AgentPrograms {
 /// Starts bp-node in a session of its own. Does not wait for it.
 Result<ProcessId> start_agent(const LocalAgent& agent, const AgentPrograms& programs);
 
-/// "127.x.y.z" of a node of a run (see ARCHITECTURE.md).
-std::string local_address(uint64_t run_number, uint32_t index);
 std::string local_node_id(uint64_t run_number, uint32_t index);
 
 /// The last lines of a text file, at most `max_bytes`; empty when there is none.

@@ -5,11 +5,12 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <map>
 #include <mutex>
-#include <set>
 
 #include "engine/base/files.h"
 #include "engine/base/limits.h"
+#include "plugins/provision/address_block.h"
 #include "plugins/sdk/keys.h"
 
 namespace bp::stages {
@@ -25,11 +26,45 @@ LocalAgent LocalProvider::describe(uint32_t index) const {
   LocalAgent a;
   a.node_id = local_node_id(run_number_, index);
   a.index = index;
-  a.address = local_address(run_number_, index);
   a.work_dir = state_dir_ + "/nodes/" + a.node_id;
   a.cache_dir = ctx_.option("cache_dir", state_dir_ + "/cache") + "/" + std::to_string(index);
   a.log_file = state_dir_ + "/logs/" + ctx_.run_id() + "/" + a.node_id + ".log";
   return a;
+}
+
+LocalAgent LocalProvider::describe(const v1::NodeInfo& node) const {
+  LocalAgent a = describe(node.index());
+  a.address = node.address();
+  return a;
+}
+
+Result<v1::NodePool> LocalProvider::choose_pool(const v1::DeploymentPlan& plan) {
+  BP_ASSIGN(const auto recipe, ctx_.input_message<v1::Recipe>("recipe"));
+  BlockNeeds needs;
+  needs.head_ports = {recipe.container_port(), recipe.redis_port(), recipe.dashboard_port(),
+                      recipe.metrics_export_port(), recipe.rayclient_server_port()};
+  for (const auto& node : plan.nodes()) {
+    needs.indexes.push_back(node.index());
+    if (node.is_head()) needs.head_index = node.index();
+  }
+  std::string prefix;
+  v1::NodePool saved;
+  if (!indexes_on_disk().empty() && saved.ParseFromString(ctx_.handle()) && saved.nodes_size() > 0) {
+    prefix = prefix_of(saved.nodes(0).address()).value_or("");  // what runs there listens there
+  }
+  if (prefix.empty()) {
+    BP_ASSIGN(prefix, choose_block(first_block(state_dir_, run_number_), needs));
+  }
+  v1::NodePool pool;
+  for (const auto& node : plan.nodes()) {
+    const LocalAgent a = describe(node.index());
+    auto* info = pool.add_nodes();
+    info->set_node_id(a.node_id);
+    info->set_index(a.index);
+    info->set_address(address_in(prefix, a.index));
+    info->set_work_dir(a.work_dir);
+  }
+  return pool;
 }
 
 // Folders, key pair, and the daemon's leave to dial in; all of it may be there already.
@@ -79,22 +114,14 @@ Result<v1::NodePool> LocalProvider::create(const v1::DeploymentPlan& plan) {
   }
   const auto count = static_cast<size_t>(plan.nodes_size());
   // Before anything is made: which nodes there may be.
-  v1::NodePool pool;
-  for (const auto& node : plan.nodes()) {
-    const LocalAgent a = describe(node.index());
-    auto* info = pool.add_nodes();
-    info->set_node_id(a.node_id);
-    info->set_index(a.index);
-    info->set_address(a.address);
-    info->set_work_dir(a.work_dir);
-  }
+  BP_ASSIGN(v1::NodePool pool, choose_pool(plan));
   ctx_.save_handle(pool.SerializeAsString());
   std::mutex mutex;
   uint64_t up = 0;
   ctx_.progress(0, count, "nodes");
   BP_TRY(sdk::in_parallel(count, [&](size_t i) -> Status {
     const auto& node = plan.nodes(static_cast<int>(i));
-    LocalAgent a = describe(node.index());
+    LocalAgent a = describe(pool.nodes(static_cast<int>(i)));
     a.cores = std::max(1u, node.cpus());
     a.memory_bytes = node.memory_bytes();
     BP_TRY(prepare(a));
@@ -177,16 +204,24 @@ std::vector<std::string> LocalProvider::release(const LocalAgent& a) {
 }
 
 Result<std::vector<std::string>> LocalProvider::destroy() {
-  std::set<uint32_t> indexes;
-  for (uint32_t index : indexes_on_disk()) indexes.insert(index);
+  std::map<uint32_t, LocalAgent> all;
   v1::NodePool pool;
   if (pool.ParseFromString(ctx_.handle())) {
-    for (const auto& node : pool.nodes()) indexes.insert(node.index());
+    for (const auto& node : pool.nodes()) all[node.index()] = describe(node);
   }
-  const std::vector<uint32_t> all(indexes.begin(), indexes.end());
-  std::vector<std::vector<std::string>> left(all.size());
-  BP_TRY(sdk::in_parallel(all.size(), [&](size_t i) -> Status {
-    left[i] = release(describe(all[i]));
+  for (uint32_t index : indexes_on_disk()) {
+    if (all.count(index) != 0) continue;
+    LocalAgent a = describe(index);
+    // Its own address is not known: one of nobody, for the moment of the release.
+    BP_ASSIGN(const auto prefix, choose_block(first_block(state_dir_, run_number_), BlockNeeds{{index}, 0, {}}));
+    a.address = address_in(prefix, index);
+    all[index] = a;
+  }
+  std::vector<LocalAgent> agents;
+  for (const auto& [index, agent] : all) agents.push_back(agent);
+  std::vector<std::vector<std::string>> left(agents.size());
+  BP_TRY(sdk::in_parallel(agents.size(), [&](size_t i) -> Status {
+    left[i] = release(agents[i]);
     return {};
   }));
   std::vector<std::string> survivors;

@@ -1,14 +1,19 @@
 // validate, provision and fetch_weights: real stores, played nodes, agents that are real processes.
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
 #include <fstream>
 
+#include "engine/base/address_claim.h"
 #include "engine/base/files.h"
 #include "engine/base/ids.h"
 #include "fixture.h"
 #include "plugins/fetch_weights/stage.h"
+#include "plugins/provision/address_block.h"
 #include "plugins/provision/local_agent.h"
 #include "plugins/provision/stage.h"
 #include "plugins/validate/stage.h"
@@ -24,6 +29,19 @@ namespace {
 const v1::AttemptResult::Outcome kOk = v1::AttemptResult::SUCCEEDED;
 std::string code(ErrorCode c) { return std::string(error_name(c)); }
 
+// Empty when it cannot be had.
+Fd listen_on(const std::string& address, uint32_t port) {
+  sockaddr_in at{};
+  at.sin_family = AF_INET;
+  at.sin_port = htons(static_cast<uint16_t>(port));
+  REQUIRE(::inet_pton(AF_INET, address.c_str(), &at.sin_addr) == 1);
+  Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at) != 0 || ::listen(fd.get(), 8) != 0) return {};
+  return fd;
+}
+
 // A bin folder whose bp-node holds the agent's lock and sleeps; releasing kills it and removes its folder.
 struct LocalWorld {
   TempDir dir;
@@ -32,6 +50,8 @@ struct LocalWorld {
 
   LocalWorld() {
     REQUIRE(make_dirs(dir / "bin").ok());
+    d.recipe.set_container_port(free_port());
+    d.recipe.set_redis_port(free_port());
     script("while [ $# -gt 0 ]; do [ \"$1\" = --work-dir ] && work=$2; shift; done\n"
            "exec flock -n -F \"$work/agent.lock\" sleep 100\n");
   }
@@ -86,7 +106,9 @@ TEST_CASE("provision brings up agents, keeps living ones and replaces dead ones"
   v1::NodePool pool;
   REQUIRE(pool.ParseFromString(r.outputs().at("pool")));
   REQUIRE(pool.nodes_size() == 2);
-  CHECK(pool.nodes(1).address() == "127.64.1.11");
+  const auto prefix = stages::prefix_of(pool.nodes(0).address());
+  REQUIRE(prefix);
+  CHECK(pool.nodes(1).address() == *prefix + "11");
   CHECK(h.recorded().secrets.count("node-public-key/n1-0") == 1);
   struct stat st{};
   REQUIRE(::stat((w.work_dir(0) + "/node.key").c_str(), &st) == 0);
@@ -98,13 +120,68 @@ TEST_CASE("provision brings up agents, keeps living ones and replaces dead ones"
   w.kill(1);
   StageHarness again;
   w.prepare(again);
+  again.attempt.set_handle(r.handle());
+  // What listens there by now is this deployment's own.
+  auto own = listen_on(pool.nodes(0).address(), w.d.recipe.container_port());
   r = again.run(stage);
   REQUIRE(r.outcome() == kOk);
   v1::NodePool second;
   REQUIRE(second.ParseFromString(r.outputs().at("pool")));
+  CHECK(second.nodes(0).address() == pool.nodes(0).address());
   CHECK(second.nodes(0).agent().pid() == pool.nodes(0).agent().pid());
   CHECK(second.nodes(1).agent().pid() != pool.nodes(1).agent().pid());
   CHECK(again.recorded().secrets["node-public-key/n1-0"] == h.recorded().secrets["node-public-key/n1-0"]);
+}
+
+TEST_CASE("provision goes on to the next addresses where a port or an address is another deployment's") {
+  LocalWorld w;
+  const std::string first = stages::block_prefix(stages::first_block(w.dir.path(), 1));
+  const std::string next = stages::block_prefix(stages::first_block(w.dir.path(), 2));
+  Fd taken;
+  SECTION("a port of the head") { taken = listen_on(first + "10", w.d.recipe.redis_port()); }
+  SECTION("a node's address") { taken = claim_address(first + "11").value(); }
+  REQUIRE(taken);
+  StageHarness h;
+  w.prepare(h);
+  stages::Provision stage;
+  auto r = h.run(stage);
+  REQUIRE(r.outcome() == kOk);
+  v1::NodePool pool;
+  REQUIRE(pool.ParseFromString(r.outputs().at("pool")));
+  CHECK(pool.nodes(0).address() == next + "10");
+  CHECK(pool.nodes(1).address() == next + "11");
+  v1::NodePool saved;  // before anything was started
+  REQUIRE(saved.ParseFromString(h.recorded().beats.front().handle()));
+  CHECK(saved.nodes(1).address() == next + "11");
+}
+
+TEST_CASE("provision names a port that is taken on all addresses, and starts nothing") {
+  LocalWorld w;
+  Fd taken = listen_on("0.0.0.0", w.d.recipe.container_port());
+  REQUIRE(taken);
+  StageHarness h;
+  w.prepare(h);
+  stages::Provision stage;
+  auto r = h.run(stage);
+  CHECK(r.error().code() == code(ErrorCode::kPortBusy));
+  const std::string first = stages::block_prefix(stages::first_block(w.dir.path(), 1));
+  CHECK_THAT(r.error().message(),
+             Catch::Contains(first + "10:" + std::to_string(w.d.recipe.container_port())));
+  CHECK_FALSE(stages::find_agent(w.work_dir(0)).ok());
+  CHECK(::access((w.dir / "nodes").c_str(), F_OK) != 0);
+}
+
+TEST_CASE("address blocks lie within 127.64.0.0/10 and have room for 245 nodes") {
+  CHECK(stages::block_prefix(0) == "127.64.0.");
+  CHECK(stages::block_prefix(stages::kAddressBlocks - 1) == "127.127.255.");
+  CHECK(stages::address_in("127.64.0.", 244) == "127.64.0.254");
+  CHECK(stages::address_in("127.64.0.", 245).empty());
+  CHECK(stages::prefix_of("127.66.3.10") == "127.66.3.");
+  for (const char* other : {"127.0.0.1", "10.66.3.10", "127.66.3", "127.66.300.1", "127.66.3.10x", ""}) {
+    CHECK_FALSE(stages::prefix_of(other));
+  }
+  CHECK(stages::first_block("/a", 1) != stages::first_block("/b", 1));
+  CHECK(stages::first_block("/a", 2) == (stages::first_block("/a", 1) + 1) % stages::kAddressBlocks);
 }
 
 TEST_CASE("provision tells why an agent does not come up") {

@@ -12,6 +12,17 @@
 
 namespace bp::test {
 namespace fs = std::filesystem;
+namespace {
+
+// An agent claims its address: neither tests that run at the same time nor agents of one test share one.
+std::string unused_address() {
+  static unsigned agents = 0;
+  const auto pid = static_cast<unsigned>(::getpid());
+  return "127." + std::to_string(64 + pid / 256 % 64) + "." + std::to_string(pid % 256) + "." +
+         std::to_string(1 + agents++ % 250);
+}
+
+}  // namespace
 
 v1::Segment segment(const std::string& name, uint64_t size_bytes, bool drop_with_epoch) {
   v1::Segment s;
@@ -22,7 +33,7 @@ v1::Segment segment(const std::string& name, uint64_t size_bytes, bool drop_with
 }
 
 NodeHarness::NodeHarness()
-    : work_dir(dir / "node"), cache_dir(dir / "cache"), bin_dir(dir / "bin") {
+    : address(unused_address()), work_dir(dir / "node"), cache_dir(dir / "cache"), bin_dir(dir / "bin") {
   fs::create_directories(work_dir);
   fs::create_directories(bin_dir);
   for (const char* name : {"/bp-head", "/bp-rank"})
@@ -61,7 +72,7 @@ ProcessId NodeHarness::spawn_agent(const std::string& log) {
   o.program = BP_BUILD_DIR "/bin/bp-node";
   o.args = {
       "--node-id",   "n1-0",    "--run-id",  "run-1",       "--work-dir",     work_dir,
-      "--cache-dir", cache_dir, "--address", "127.64.1.10", "--daemon-file",  dir / "node_endpoint",
+      "--cache-dir", cache_dir, "--address", address, "--daemon-file",  dir / "node_endpoint",
       "--bin-dir",   bin_dir,   "--cores",   "2",           "--memory-bytes", "1000000000"};
   o.log_file = dir / log;
   o.die_with_parent = true;  // a test that aborts leaves no agent behind

@@ -44,7 +44,7 @@ class NodeHarness {
   void pump(int64_t ms);  // only handle what comes in
 
   TempDir dir;
-  std::string work_dir, cache_dir, bin_dir;
+  std::string address, work_dir, cache_dir, bin_dir;
   bool acknowledge = true;  // the ends of processes
   std::vector<v1::ProcessEnded> ended;
   std::optional<v1::NodeBeat> last_beat;

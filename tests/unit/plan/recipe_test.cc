@@ -232,6 +232,12 @@ TEST_CASE("every rule, broken once") {
     s.storage()["bucket_name"] = "b";
     s.check_one("$.input_object_storage[0]", "both par and bucket_name");
   }
+  SECTION("a bucket by name") {
+    s.storage().erase("par");
+    s.storage()["bucket_name"] = "b";
+    s.check_one("$.input_object_storage[0].bucket_name", "a bucket by name");
+    CHECK(s.parse().problems[0].remedy().find("pre-authenticated request") != std::string::npos);
+  }
   SECTION("neither par nor bucket") {
     s.storage().erase("par");
     s.check_one("$.input_object_storage[0]", "neither");
