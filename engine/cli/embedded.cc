@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -21,6 +22,7 @@ namespace json = boost::json;
 
 constexpr int64_t kStartMs = 15'000;
 constexpr int64_t kPollMs = 10;
+constexpr int64_t kRivalMs = 1'000;  // from the lock's taking to its taker's name in daemon.pid
 constexpr size_t kLogTailBytes = 2'000;
 
 /// The process that daemon.pid names ("PID START_TICKS BOOT_ID"), while it lives.
@@ -76,11 +78,11 @@ SpawnOptions daemon_command(const Paths& paths, const EmbeddedOptions& o) {
 /// somebody else's daemon may have won the lock and still answer.
 Result<std::unique_ptr<Client>> await_daemon(const Paths& paths, const ProcessId* started) {
   const Deadline deadline = Deadline::in_ms(kStartMs);
-  bool ended = false;
+  std::optional<Deadline> rival;  // set once `started` has ended
   for (;;) {
     auto client = Client::connect(paths.endpoint, Deadline::in_ms(limits::kConnectMs));
     if (client.ok() || client.error().code != ErrorCode::kNoDaemon) return client;
-    if (ended && !daemon_process(paths).ok()) {
+    if (rival && rival->passed() && !daemon_process(paths).ok()) {
       return Error{ErrorCode::kNoDaemon,
                    fmt::format("bp-daemon ended while it started; {} ends with:\n{}",
                                paths.daemon_log(), log_tail(paths.daemon_log())),
@@ -92,7 +94,7 @@ Result<std::unique_ptr<Client>> await_daemon(const Paths& paths, const ProcessId
                                paths.endpoint, paths.daemon_log()),
                    {}};
     }
-    ended = started && !process_alive(*started);
+    if (!rival && started && !process_alive(*started)) rival = Deadline::in_ms(kRivalMs);
     pause();
   }
 }

@@ -94,6 +94,7 @@ Result<shell::Settings> Daemon::make_settings() {
 Status Daemon::start() {
   BP_TRY(make_folders());
   BP_ASSIGN(lock_, take_lock(config_.state_dir + "/daemon.lock"));
+  write_identity();  // at once: who finds the lock taken looks here for its holder
   BP_ASSIGN(auto settings, make_settings());
   BP_ASSIGN(auto keys, bus::load_or_make_key_pair(config_.state_dir + "/keys/daemon.key"));
   settings.node_public_key = keys.public_key;
@@ -124,7 +125,6 @@ Status Daemon::start() {
       shell::World{executor_, clock_, random_, *store_, *transport_, *processes_, logs_}, settings,
       std::move(hooks));
   BP_TRY(shell_->start());
-  write_identity();
   return transport_->open_clients();
 }
 

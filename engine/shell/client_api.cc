@@ -99,10 +99,17 @@ void ClientApi::ping(const Asker& to) {
 }
 
 v1::RunView ClientApi::view_of(const core::RunState& run) {
-  return make_view(
+  v1::RunView v = make_view(
       ViewInputs{run, nodes_.nodes_of(run.run_id),
                  [&](const core::StageKey& key) { return hosts_.progress(run.run_id, key); },
                  world_.clock.boot_ms()});
+  // The last stage's host gives its result before it exits: until then something is left of the run.
+  const ProcessId* host = core::is_ended(run.state) ? hosts_.left(run.run_id) : nullptr;
+  if (host) {
+    v.set_state(v1::RUN_STATE_STOPPING);
+    v.set_waiting_for("the stage host with pid " + std::to_string(host->pid) + ", which is exiting");
+  }
+  return v;
 }
 
 Result<core::RunState> ClientApi::load(const std::string& id_or_name) {

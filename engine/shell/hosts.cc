@@ -119,7 +119,10 @@ void Hosts::gone(const std::string& host_id, const std::string& how) {
   world_.executor.cancel(host->beat_timer);
   world_.executor.cancel(host->exit_timer);
   nodes_.drop_calls(host_id + "/");
-  if (host->acknowledged) return;
+  if (host->acknowledged) {
+    if (!left(host->ref.run_id)) hooks_.all_gone(host->ref.run_id);
+    return;
+  }
   BP_LOG(info, "host.gone", "run={} stage={} pid={} how={}", host->ref.run_id, host->ref.stage,
          host->process.pid, how);
   lost(host->ref, how);
@@ -254,6 +257,13 @@ v1::Epoch Hosts::fence(const std::string& run_id) const {
     epoch.set_counter(run->epoch_counter);
   }
   return epoch;
+}
+
+const ProcessId* Hosts::left(const std::string& run_id) const {
+  for (const auto& [id, host] : hosts_) {
+    if (host->ref.run_id == run_id) return &host->process;
+  }
+  return nullptr;
 }
 
 const v1::Progress* Hosts::progress(const std::string& run_id, const core::StageKey& key) const {

@@ -23,6 +23,8 @@ class Hosts {
   struct Hooks {
     std::function<void(const std::string& run_id)> changed;  // progress; may come often
     std::function<void(const std::string& run_id, const std::string& stage)> logged;
+    /// The last host process of the run has gone.
+    std::function<void(const std::string& run_id)> all_gone;
   };
   Hosts(World& world, const Settings& settings, Conductor& conductor, NodeRegistry& nodes,
         const SecretBox& box, Hooks hooks);
@@ -41,6 +43,8 @@ class Hosts {
   bool notice(const std::string& run_id, const v1::NodeNotice& notice);
   /// Newest epoch among living attempts; what new ones would get where there is none.
   v1::Epoch fence(const std::string& run_id) const;
+  /// A host process of the run that has not gone yet; nullptr: none is left.
+  const ProcessId* left(const std::string& run_id) const;
   const v1::Progress* progress(const std::string& run_id, const core::StageKey& key) const;
 
  private:

@@ -55,6 +55,10 @@ Shell::Impl::Impl(World w, Settings s, Hooks h)
             {[this](const std::string& run) { clients.changed(run, false); },
              [this](const std::string& run, const std::string& stage) {
                clients.logged(run, stage);
+             },
+             [this](const std::string& run) {
+               // Who waits for a run that has ended waits for this.
+               if (!conductor.find(run)) clients.changed(run, true);
              }}),
       clients(world, settings, conductor, hosts, nodes, box,
               {hooks.shutdown, hooks.machine_findings}) {}

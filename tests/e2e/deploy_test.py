@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """A deployment from recipe to answer to nothing left, over real processes."""
+import contextlib
 import json
 import os
 
@@ -91,6 +92,64 @@ def test_daemon_kill_while_streaming():
         check(not site.leftovers(), f"left over: {site.leftovers()}")
 
 
+def embedded_daemon(site, other_than=None):
+    """The one daemon of the site, once it is there, looked up without any bp command."""
+    def look():
+        found = [p for p in site.processes("daemon") if p.pid != other_than]
+        return found[0] if found and os.path.exists(os.path.join(site.run, "client.sock")) else None
+    return wait_until("an embedded daemon", look, 20)
+
+
+def test_up_restarts_its_daemon():
+    """`bp up` starts a daemon, and brings it back each time it dies while `up` waits."""
+    with Site("up") as site:
+        path = site.recipe("u")
+        site.store.set_faults([{"match": "*gguf*", "on": "get", "bytes_per_s": 20_000_000}])
+        with site.bp_background("up", path, "--allow-private-stores") as up_:
+            daemon = embedded_daemon(site)
+            for expected in ("provision", "fetch_weights"):
+                wait_until(f"stage {expected}", lambda: expected in up_.text(), 30)
+                site.kill(daemon.pid)
+                daemon = embedded_daemon(site, other_than=daemon.pid)
+            check(up_.wait(60) == 0, f"bp up ended with {up_.process.returncode}:\n{up_.text()}")
+            check("endpoint http://" in up_.text(), f"no endpoint in:\n{up_.text()}")
+        view = site.show("u")
+        check(view["state"] == "serving", f"state {view['state']} after bp up")
+        check("Paris" in chat(view["endpoint"], "What is the capital of France?"), "the right answer")
+        check(len(site.processes("daemon")) == 1, f"daemons {site.processes('daemon')}")
+        site.bp("stop", "u")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def test_next_command_restarts_the_daemon():
+    """An embedded daemon that died is started by the next bp command, also by many at once; one that was
+    stopped is not."""
+    with Site("next") as site:
+        site.bp("up", site.recipe("n"), "--allow-private-stores")
+        before = {p["identity"]["pid"] for p in site.show("n")["processes"]}
+        for together in (1, 6):
+            old = embedded_daemon(site)
+            site.kill(old.pid)
+            wait_until("the daemon to be gone", lambda: old.pid not in [p.pid for p in site.processes("daemon")], 10)
+            with contextlib.ExitStack() as stack:
+                commands = [stack.enter_context(site.bp_background("list", "--json")) for _ in range(together)]
+                for c in commands:
+                    check(c.wait(30) == 0, f"bp list: exit code {c.process.returncode}: {c.text()}")
+            alive = site.processes("daemon")
+            check(len(alive) == 1 and alive[0].pid != old.pid, f"daemons {alive} after the death of {old.pid}")
+            view = wait_until("nodes to dial in again", lambda: site.whole_view("n"), 20)
+            check(before == {p["identity"]["pid"] for p in view["processes"]}, "the same processes serve on")
+        check("Paris" in chat(view["endpoint"], "What is the capital of France?"), "the right answer")
+        site.bp("daemon", "stop")
+        site.bp("list", ok=3)
+        check(not site.processes("daemon"), f"daemons {site.processes('daemon')} after daemon stop")
+        check("Paris" in chat(view["endpoint"], "What is the capital of France?"), "deployments serve on")
+        site.start_daemon()
+        site.wait_state("n", "serving", 20)
+        site.bp("stop", "n")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
 def test_cancel_while_fetching():
     """Cancel reaches a stage that is at work and ends in nothing left."""
     with Site("cancel") as site:
@@ -164,4 +223,5 @@ def test_busy_port():
 
 if __name__ == "__main__":
     main([test_quickstart_layout, test_published_recipe, test_daemon_kill_while_streaming,
-          test_cancel_while_fetching, test_bad_recipes, test_store_faults, test_busy_port])
+          test_up_restarts_its_daemon, test_next_command_restarts_the_daemon, test_cancel_while_fetching,
+          test_bad_recipes, test_store_faults, test_busy_port])

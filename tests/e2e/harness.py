@@ -102,6 +102,33 @@ class Store:
         self.log.close()
 
 
+class Command:
+    """A program that runs beside the test and is ended with the `with` block."""
+
+    def __init__(self, argv, env):
+        self.output = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=self.output,
+                                        stderr=self.output)
+
+    def text(self):
+        """What it has printed until now."""
+        return os.pread(self.output.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def wait(self, seconds):
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"waited {seconds} s for {' '.join(self.process.args)}; it printed:\n{self.text()}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait(10)
+        self.output.close()
+
+
 class Site:
     """One daemon, its store, and a recipe factory."""
 
@@ -134,6 +161,10 @@ class Site:
                                       f"stdout: {r.stdout[-2000:]}\nstderr: {r.stderr[-2000:]}")
         return r
 
+    def bp_background(self, *args):
+        """bp that goes on beside the test; see Command."""
+        return Command([os.path.join(BIN, "bp"), *args], self.env)
+
     def show(self, run):
         return json.loads(self.bp("show", run, "--json").stdout)
 
@@ -143,6 +174,12 @@ class Site:
             return json.loads(r.stdout) if r.returncode == 0 else None
         except (ValueError, subprocess.TimeoutExpired):
             return None
+
+    def whole_view(self, run):
+        """The run as `bp show` has it, once it serves and all of its nodes are connected; None until then."""
+        view = self.try_show(run)
+        up = view and view["state"] == "serving" and all(n["state"] == "up" for n in view["nodes"])
+        return view if up else None
 
     # -- recipes --------------------------------------------------------------------------------------
     def recipe(self, name, nodes=2, gpus=2, shape="VM.GPU.A10.2", folder="SmolLM2-135M-Instruct", with_model=True,

@@ -170,7 +170,7 @@ def one_kill(kind, stage, rng, verbose=False):
             seconds = serving_again(site, run, begin)
         except Failure as e:
             raise Failure(f"{e}\n{timeline(journal_events(site, run), at_ms)}")
-        view = site.show(run)
+        view = wait_until("all nodes to be connected", lambda: site.whole_view(run), 10)
         events = journal_events(site, run)
         if verbose:
             print(f"{kind} killed in {stage}, serving after {seconds:.1f} s\n{timeline(events, at_ms)}", flush=True)
