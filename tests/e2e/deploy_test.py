@@ -62,30 +62,17 @@ def test_published_recipe():
 
 def test_daemon_kill_while_streaming():
     """A stream that runs through a daemon kill -9 never notices; the next bp finds everything as it was."""
-    import http.client
-    import urllib.parse
     with Site("stream") as site:
         site.start_daemon()
         view = up(site, site.recipe("s"), "s")
         before = {p["identity"]["pid"] for p in view["processes"]}
-        url = urllib.parse.urlsplit(view["endpoint"])
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
-        connection.request("POST", "/v1/completions", json.dumps({
-            "model": view["model"], "prompt": "Once upon a time", "max_tokens": 200, "temperature": 0,
-            "stream": True, "ignore_eos": True}), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        chunks, done = 0, False
-        for line in response:
-            if line.startswith(b"data: [DONE]"):
-                done = True
-            elif line.startswith(b"data: "):
-                check(b'"error"' not in line, f"error in the stream: {line!r}")
-                chunks += 1
-                if chunks == 20:
-                    site.kill(site.daemon.pid)
-                    site.daemon.wait(10)
-                    site.start_daemon()
-        check(done and chunks >= 200, f"{chunks} chunks, done={done}")
+
+        def kill_daemon(chunks):
+            if chunks == 20:
+                site.kill(site.daemon.pid)
+                site.daemon.wait(10)
+                site.start_daemon()
+        stream_text(view["endpoint"], view["model"], kill_daemon)
         view = site.wait_state("s", "serving", 20)
         check(before <= {p["identity"]["pid"] for p in view["processes"]}, "the same processes serve on")
         site.bp("stop", "s")
@@ -147,6 +134,50 @@ def test_next_command_restarts_the_daemon():
         site.start_daemon()
         site.wait_state("n", "serving", 20)
         site.bp("stop", "n")
+        check(not site.leftovers(), f"left over: {site.leftovers()}")
+
+
+def stream_text(endpoint, model, on_chunk=lambda n: None, tokens=200):
+    """One greedy streamed completion: its text and the longest silence in seconds. `on_chunk` sees the count."""
+    import http.client
+    import time
+    import urllib.parse
+    url = urllib.parse.urlsplit(endpoint)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
+    connection.request("POST", "/v1/completions", json.dumps({
+        "model": model, "prompt": "Once upon a time", "max_tokens": tokens, "temperature": 0,
+        "stream": True, "ignore_eos": True}), {"Content-Type": "application/json"})
+    text, chunks, silence, last, done = "", 0, 0.0, time.monotonic(), False
+    for line in connection.getresponse():
+        if line.startswith(b"data: [DONE]"):
+            done = True
+        elif line.startswith(b"data: "):
+            chunk = json.loads(line[6:])
+            check("error" not in chunk, f"error in the stream after {chunks} chunks: {chunk}")
+            text += chunk["choices"][0]["text"]
+            chunks += 1
+            silence, last = max(silence, time.monotonic() - last), time.monotonic()
+            on_chunk(chunks)
+    check(done and chunks >= tokens, f"the stream ended after {chunks} of {tokens} chunks, done={done}")
+    return text, silence
+
+
+def test_rank_kill_while_streaming():
+    """A stream during which a rank of each stage is killed goes on, with the very tokens of an undisturbed one."""
+    with Site("rank") as site:
+        site.start_daemon()
+        view = up(site, site.recipe("r"), "r")
+        undisturbed, _ = stream_text(view["endpoint"], view["model"])
+        for pp_rank in (0, 1):
+            victim = next(p for p in site.wait_state("r", "serving", 20)["processes"]
+                          if p["role"] == "rank" and p["pp_rank"] == pp_rank)
+            text, silence = stream_text(
+                view["endpoint"], view["model"],
+                lambda n, pid=victim["identity"]["pid"]: site.kill(pid) if n == 30 else None)
+            check(text == undisturbed, f"other tokens after the kill:\n{text}\ninstead of\n{undisturbed}")
+            print(f"      rank of stage {pp_rank} killed: longest silence {silence:.2f} s")
+        check(site.wait_state("r", "serving", 20)["recoveries"] == 2, "show counts two recoveries")
+        site.bp("stop", "r")
         check(not site.leftovers(), f"left over: {site.leftovers()}")
 
 
@@ -223,5 +254,6 @@ def test_busy_port():
 
 if __name__ == "__main__":
     main([test_quickstart_layout, test_published_recipe, test_daemon_kill_while_streaming,
+          test_rank_kill_while_streaming,
           test_up_restarts_its_daemon, test_next_command_restarts_the_daemon, test_cancel_while_fetching,
           test_bad_recipes, test_store_faults, test_busy_port])
