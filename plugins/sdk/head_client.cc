@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 
@@ -13,6 +14,8 @@
 
 namespace bp::sdk {
 namespace {
+
+constexpr int64_t kLookMs = 200;  // between looks whether the head is still there while it does not answer
 
 // "tcp://127.64.7.10:10001" -> socket address.
 Result<sockaddr_in> parse_endpoint(const std::string& endpoint) {
@@ -88,10 +91,16 @@ Result<v1::HeadControlReply> HeadClient::ask(const v1::HeadControl& control, Dea
   *request.mutable_control() = control;
   BP_TRY(impl_->dealer->send(request.SerializeAsString()));
   for (;;) {
-    auto payload = impl_->dealer->recv(deadline);
+    auto payload = impl_->dealer->recv(Deadline::in_ms(std::min(kLookMs, deadline.left_ms())));
     if (!payload.ok()) {
       if (payload.error().code != ErrorCode::kDeadlineExceeded) return payload.error();
+      // ZeroMQ would wait for a dead head to come back: only its port tells.
+      const bool there = listening();
+      if (there && !deadline.passed()) continue;
       impl_->dealer.reset();  // a new connection for the next question: late answers cannot confuse it
+      if (!there) {
+        return Error{ErrorCode::kUnavailable, "bp-head at " + o.endpoint + " ended before it answered", {}};
+      }
       return Error{ErrorCode::kDeadlineExceeded, "bp-head at " + o.endpoint + " did not answer in time", {}};
     }
     BP_ASSIGN(auto reply, bus::parse<v1::HeadReply>(*payload));

@@ -287,29 +287,41 @@ class Site:
 
 
 class DoubleWatch(threading.Thread):
-    """Looks at /proc all the time and notes two living processes that claim the same part."""
+    """Looks at /proc all the time and notes two living processes that claim the same part.
+
+    Heads and ranks: never two. Daemons and agents: the second one may start, find the lock taken and end;
+    two that live side by side for RIVAL_SECONDS are one too many.
+    """
+    RIVAL_SECONDS = 3.0
 
     def __init__(self, site):
         super().__init__(daemon=True)
         self.site, self.stop, self.seen = site, threading.Event(), []
 
+    def part(self, p):
+        """(what only one living process may be, for how many seconds two are borne with) or None."""
+        if p.kind in ("head", "rank"):
+            return (p.kind, p.env.get("BP_RUN_ID"), p.env.get("BP_NODE_ID"), p.env.get("BP_PROCESS_KEY")), 0.0
+        if p.kind == "node" and "--node-id" in p.args[:-1]:
+            return (p.kind, p.args[p.args.index("--node-id") + 1]), self.RIVAL_SECONDS
+        return ((p.kind,), self.RIVAL_SECONDS) if p.kind == "daemon" else None
+
     def run(self):
+        since = {}
         while not self.stop.is_set():
             parts = {}
             for p in self.site.processes():
-                key = None
-                if p.kind in ("head", "rank"):
-                    key = (p.kind, p.env.get("BP_RUN_ID"), p.env.get("BP_NODE_ID"), p.env.get("BP_PROCESS_KEY"))
-                elif p.kind == "daemon":
-                    key = ("daemon",)
-                if key:
-                    parts.setdefault(key, []).append(p)
-            for key, ps in parts.items():
-                # Between fork and exec a child shows its parent's command line: not a second one.
-                if len(ps) > 1 and key[0] != "daemon":
-                    alive = [p for p in ps if os.path.exists(f"/proc/{p.pid}/exe")]
-                    if len(alive) > 1:
-                        self.seen.append(f"{key}: {alive}")
+                part = self.part(p)
+                if part:
+                    parts.setdefault(part, []).append(p)
+            # What has ended since it was read is no double.
+            doubles = {part: [p for p in ps if os.path.exists(f"/proc/{p.pid}/exe")]
+                       for part, ps in parts.items() if len(ps) > 1}
+            doubles = {part: ps for part, ps in doubles.items() if len(ps) > 1}
+            now = time.monotonic()
+            since = {part: since.get(part, now) for part in doubles}
+            self.seen += [f"{key}: {doubles[key, borne]}" for (key, borne), begin in since.items()
+                          if now - begin >= borne]
             time.sleep(0.03)
 
     def finish(self):
