@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 
 from harness import Site, chat, check, main, wait_until, STAGES
 
@@ -181,6 +182,26 @@ def test_rank_kill_while_streaming():
         check(not site.leftovers(), f"left over: {site.leftovers()}")
 
 
+def test_stop_survives_kills():
+    """A daemon or an agent killed while a deployment is torn down: it still ends in nothing left."""
+    with Site("down") as site:
+        site.start_daemon()
+        path = site.recipe("d")
+        for kind, after_ms in (("daemon", 30), ("node", 30), ("stage-host", 60), ("daemon", 250)):
+            up(site, path, "d")
+            run = site.show("d")["id"]
+            site.bp("stop", run, "--no-wait")
+            time.sleep(after_ms / 1000)
+            victims = site.processes(kind)
+            if victims:  # else it was quicker than this test
+                site.kill(victims[0].pid)
+            if kind == "daemon":
+                site.daemon.wait(10)
+                site.start_daemon()
+            site.wait_state(run, "stopped", 40)
+            check(not site.leftovers(), f"left over after a {kind} was killed: {site.leftovers()}")
+
+
 def test_cancel_while_fetching():
     """Cancel reaches a stage that is at work and ends in nothing left."""
     with Site("cancel") as site:
@@ -255,5 +276,5 @@ def test_busy_port():
 if __name__ == "__main__":
     main([test_quickstart_layout, test_published_recipe, test_daemon_kill_while_streaming,
           test_rank_kill_while_streaming,
-          test_up_restarts_its_daemon, test_next_command_restarts_the_daemon, test_cancel_while_fetching,
-          test_bad_recipes, test_store_faults, test_busy_port])
+          test_up_restarts_its_daemon, test_next_command_restarts_the_daemon, test_stop_survives_kills,
+          test_cancel_while_fetching, test_bad_recipes, test_store_faults, test_busy_port])

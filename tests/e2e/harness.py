@@ -301,7 +301,7 @@ class DoubleWatch(threading.Thread):
     def part(self, p):
         """(what only one living process may be, for how many seconds two are borne with) or None."""
         if p.kind in ("head", "rank"):
-            return (p.kind, p.env.get("BP_RUN_ID"), p.env.get("BP_NODE_ID"), p.env.get("BP_PROCESS_KEY")), 0.0
+            return (p.kind, p.env.get("BP_RUN_ID"), p.env.get("BP_PROCESS_KEY")), 0.0
         if p.kind == "node" and "--node-id" in p.args[:-1]:
             return (p.kind, p.args[p.args.index("--node-id") + 1]), self.RIVAL_SECONDS
         return ((p.kind,), self.RIVAL_SECONDS) if p.kind == "daemon" else None
