@@ -103,11 +103,13 @@ v1::RunView ClientApi::view_of(const core::RunState& run) {
       ViewInputs{run, nodes_.nodes_of(run.run_id),
                  [&](const core::StageKey& key) { return hosts_.progress(run.run_id, key); },
                  world_.clock.boot_ms()});
-  // The last stage's host gives its result before it exits: until then something is left of the run.
+  // The last stage's host gives its result before it exits: until then something is left of the
+  // run.
   const ProcessId* host = core::is_ended(run.state) ? hosts_.left(run.run_id) : nullptr;
   if (host) {
     v.set_state(v1::RUN_STATE_STOPPING);
-    v.set_waiting_for("the stage host with pid " + std::to_string(host->pid) + ", which is exiting");
+    v.set_waiting_for("the stage host with pid " + std::to_string(host->pid) +
+                      ", which is exiting");
   }
   return v;
 }

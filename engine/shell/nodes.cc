@@ -207,8 +207,8 @@ void NodeRegistry::learn(Node& node,
                          const google::protobuf::RepeatedPtrField<v1::ProcessStatus>& processes) {
   std::map<std::string, v1::ProcessStatus> now;
   for (const auto& p : processes) now[p.process_key()] = p;
-  const bool same = std::equal(now.begin(), now.end(), node.processes.begin(),
-                               node.processes.end(), [](const auto& a, const auto& b) {
+  const bool same = std::equal(now.begin(), now.end(), node.processes.begin(), node.processes.end(),
+                               [](const auto& a, const auto& b) {
                                  return a.first == b.first && same_process(a.second, b.second);
                                });
   node.processes = std::move(now);

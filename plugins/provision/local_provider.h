@@ -1,5 +1,6 @@
 // LocalProvider: nodes as processes of this machine, one bp-node each, with an address of a block of
-// 127.0.0.0/8 that is chosen once per deployment and kept in its handle (address_block.h), a work folder STATE_DIR/nodes/NODE_ID, and a weight cache STATE_DIR/cache/INDEX that outlives them.
+// 127.0.0.0/8 that is chosen once per deployment and kept in its handle (address_block.h), a work folder
+// STATE_DIR/nodes/NODE_ID, and a weight cache STATE_DIR/cache/INDEX that outlives them.
 // Level-triggered: an agent that lives is kept, a missing one gets a successor in the same folder.
 #pragma once
 #include <string>

@@ -1,6 +1,7 @@
 // HeadClient: asks a bp-head over its client port (HeadControl of proto/bp/v1/rank.proto, CURVE).
 // Thread-confined; every call has a deadline. Errors: kUnavailable when nothing listens at the address, or
-// no more while an answer is awaited (noticed within 400 ms), kDeadlineExceeded naming the head, kProtocol, and the head's own.
+// no more while an answer is awaited (noticed within 400 ms), kDeadlineExceeded naming the head, kProtocol,
+// and the head's own.
 #pragma once
 #include <memory>
 #include <string>
