@@ -85,11 +85,6 @@ Status MemoryStore::store(const Batch& batch) {
   for (const TimerRow& t : batch.drop_timers)
     timers_.erase({t.run_id, t.stage, t.map_index, t.kind});
   for (const TimerRow& t : batch.put_timers) timers_[{t.run_id, t.stage, t.map_index, t.kind}] = t;
-  for (const OutboxRow& o : batch.put_outbox) {
-    outbox_[o.id] = o;
-    last_outbox_id_ = std::max(last_outbox_id_, o.id);
-  }
-  for (uint64_t id : batch.drop_outbox) outbox_.erase(id);
   for (const std::string& id : batch.drop_secrets_of_runs) secrets_.erase(id);
   for (const auto& s : batch.put_secrets) secrets_[s.run_id][s.name] = s.sealed;
   for (const auto& [key, value] : batch.put_meta) meta_[key] = value;
@@ -109,9 +104,7 @@ Result<LiveState> MemoryStore::load_live() {
     if (runs_.at(s.run_id).live) live.stages.push_back(s);
   }
   for (const auto& [id, t] : timers_) live.timers.push_back(t);
-  for (const auto& [id, o] : outbox_) live.outbox.push_back(o);
   live.last_seq = events_.empty() ? 0 : events_.back().seq;
-  live.last_outbox_id = last_outbox_id_;
   live.incarnation = incarnation_;
   live.meta = meta_;
   return live;

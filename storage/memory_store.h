@@ -45,12 +45,10 @@ class MemoryStore final : public Store {
   std::map<std::string, RunRow> runs_;
   std::map<StageId, StageRow> stages_;
   std::map<TimerId, TimerRow> timers_;
-  std::map<uint64_t, OutboxRow> outbox_;
   std::vector<EventRow> events_;
   std::map<std::string, uint64_t> last_run_seq_;
   std::map<std::string, std::map<std::string, std::string>> secrets_;
   std::map<std::string, std::string> meta_;
-  uint64_t last_outbox_id_ = 0;
   uint64_t commits_ = 0;
   std::optional<Error> broken_;
   bool held_ = false;

@@ -25,9 +25,9 @@ constexpr Invariant kInvariants[] = {
     {"a timer of an epoch that its run has not reached",
      "SELECT t.run_id || ' ' || t.stage FROM timers t JOIN runs r USING(run_id) "
      "WHERE t.epoch_counter > r.epoch_counter"},
-    {"an undelivered action of a run that does not exist",
-     "SELECT CAST(id AS TEXT) FROM outbox o WHERE o.run_id <> '' AND NOT EXISTS "
-     "(SELECT 1 FROM runs r WHERE r.run_id = o.run_id)"},
+    {"secrets of a run that does not exist",
+     "SELECT s.run_id || ' ' || s.name FROM secrets s WHERE NOT EXISTS "
+     "(SELECT 1 FROM runs r WHERE r.run_id = s.run_id)"},
     {"a gap in the events",
      "SELECT 'before event ' || min(seq) FROM events HAVING count(*) <> max(seq) - min(seq) + 1"},
     {"a gap in the events of a run",

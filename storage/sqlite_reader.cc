@@ -45,12 +45,7 @@ Status load_timers(Database& db, LiveState& live) {
   });
 }
 
-Status load_outbox_and_meta(Database& db, LiveState& live) {
-  BP_ASSIGN(Statement outbox,
-            Statement::prepare(db.get(), "SELECT id, run_id, body FROM outbox ORDER BY id"));
-  BP_TRY(each(outbox, [&](const Statement& row) {
-    live.outbox.push_back({uint64_t(row.int_at(0)), row.bytes_at(1), row.bytes_at(2)});
-  }));
+Status load_meta(Database& db, LiveState& live) {
   BP_ASSIGN(Statement meta, Statement::prepare(db.get(), "SELECT key, value FROM meta"));
   return each(meta, [&](const Statement& row) { live.meta[row.bytes_at(0)] = row.bytes_at(1); });
 }
@@ -69,13 +64,11 @@ Result<LiveState> load(Database& db) {
                            int(row.int_at(3)), row.bytes_at(4)});
   }));
   BP_TRY(load_timers(db, live));
-  BP_TRY(load_outbox_and_meta(db, live));
+  BP_TRY(load_meta(db, live));
   BP_ASSIGN(int64_t seq, db.number("SELECT coalesce(max(seq), 0) FROM events"));
   BP_ASSIGN(int64_t number, db.number("SELECT coalesce(max(run_number), 0) FROM runs"));
-  BP_ASSIGN(int64_t outbox, db.number("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'"));
   live.last_seq = uint64_t(seq);
   live.last_run_number = uint64_t(number);
-  live.last_outbox_id = uint64_t(outbox);
   auto incarnation = live.meta.find("incarnation");
   if (incarnation != live.meta.end()) {
     BP_ASSIGN(live.incarnation, read_number(incarnation->second, "its incarnation"));

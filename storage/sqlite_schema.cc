@@ -44,12 +44,6 @@ CREATE TABLE timers(
   PRIMARY KEY(run_id, stage, map_index, kind)
 ) STRICT;
 
-CREATE TABLE outbox(
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  run_id TEXT NOT NULL,
-  body BLOB NOT NULL
-) STRICT;
-
 CREATE TABLE events(
   seq INTEGER PRIMARY KEY CHECK(seq > 0),
   run_id TEXT NOT NULL,

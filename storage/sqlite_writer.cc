@@ -48,10 +48,6 @@ Result<SqliteWriter> SqliteWriter::open(Database db, int wal_pages) {
        "remaining_ms = excluded.remaining_ms, boot_id = excluded.boot_id"},
       {&w.drop_timer_,
        "DELETE FROM timers WHERE run_id = ? AND stage = ? AND map_index = ? AND kind = ?"},
-      {&w.outbox_,
-       "INSERT INTO outbox(id, run_id, body) VALUES(?, ?, ?) "
-       "ON CONFLICT(id) DO UPDATE SET run_id = excluded.run_id, body = excluded.body"},
-      {&w.drop_outbox_, "DELETE FROM outbox WHERE id = ?"},
       {&w.secret_,
        "INSERT INTO secrets(run_id, name, sealed) VALUES(?, ?, ?) "
        "ON CONFLICT(run_id, name) DO UPDATE SET sealed = excluded.sealed"},
@@ -196,14 +192,6 @@ Status SqliteWriter::put_timers(const Batch& batch) {
 }
 
 Status SqliteWriter::put_rest(const Batch& batch) {
-  for (const OutboxRow& o : batch.put_outbox) {
-    outbox_.num(int64_t(o.id)).text(o.run_id).blob(o.body);
-    BP_TRY(outbox_.run());
-  }
-  for (uint64_t id : batch.drop_outbox) {
-    drop_outbox_.num(int64_t(id));
-    BP_TRY(drop_outbox_.run());
-  }
   for (const std::string& run_id : batch.drop_secrets_of_runs) {
     drop_secrets_.text(run_id);
     BP_TRY(drop_secrets_.run());

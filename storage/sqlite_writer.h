@@ -32,8 +32,8 @@ class SqliteWriter {
   Status seal();
 
   Database db_;
-  Statement begin_, commit_, event_, link_, run_, stage_, timer_, drop_timer_, outbox_,
-      drop_outbox_, secret_, drop_secrets_, meta_, root_;
+  Statement begin_, commit_, event_, link_, run_, stage_, timer_, drop_timer_, secret_,
+      drop_secrets_, meta_, root_;
   int wal_pages_ = 0;
   std::unique_ptr<int>
       wal_length_;  // pages, told by SQLite after each commit; its address must stay

@@ -1,7 +1,8 @@
 // Store: where the journal lives. No word of SQLite here: a second implementation over another
 // database must be possible (several daemons, one leader by lease and epoch).
-// The only write is commit(Batch): atomic, durable when its callback runs with OK, never retried after
-// an I/O error (the daemon stops instead). Reads see everything committed before they started.
+// The only write is commit(Batch): atomic, durable when its callback runs with OK, never retried
+// after an I/O error (the daemon stops instead). Reads see everything committed before they
+// started.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -19,57 +20,52 @@ namespace bp::storage {
 /// the columns named here are what it indexes and checks.
 struct RunRow {
   std::string run_id;
-  uint64_t run_number = 0;       // unique
-  std::string name;              // unique among rows with live = true
-  bool live = true;              // not ended
-  int state = 0;                 // bp.v1.RunState
+  uint64_t run_number = 0;  // unique
+  std::string name;         // unique among rows with live = true
+  bool live = true;         // not ended
+  int state = 0;            // bp.v1.RunState
   uint64_t epoch_counter = 0;
   int64_t created_wall_ms = 0;
   int64_t updated_wall_ms = 0;
-  std::string idempotency_key;   // unique when not empty
-  std::string body;              // core's own encoding of what else a run is
+  std::string idempotency_key;  // unique when not empty
+  std::string body;             // core's own encoding of what else a run is
 };
 struct StageRow {
   std::string run_id;
   std::string stage;
   uint32_t map_index = 0;
-  int state = 0;                 // bp.v1.StageState
+  int state = 0;  // bp.v1.StageState
   std::string body;
 };
 struct TimerRow {
   std::string run_id;
   std::string stage;
   uint32_t map_index = 0;
-  int kind = 0;                  // bp.v1.TimerKind
+  int kind = 0;  // bp.v1.TimerKind
   uint64_t epoch_counter = 0;
-  int64_t due_boot_ms = 0;       // on `boot`; a store opened under another boot re-arms from remaining_ms
-  int64_t remaining_ms = 0;      // at the time it was written
+  int64_t due_boot_ms =
+      0;  // on `boot`; a store opened under another boot re-arms from remaining_ms
+  int64_t remaining_ms = 0;  // at the time it was written
   std::string boot_id;
 };
-/// An action that was decided but not yet known to be carried out.
-struct OutboxRow {
-  uint64_t id = 0;
-  std::string run_id;
-  std::string body;
-};
 struct EventRow {
-  uint64_t seq = 0;              // global, dense, assigned by the conductor
-  std::string run_id;            // empty: of the daemon itself
-  uint64_t run_seq = 0;          // dense per run, from 1
+  uint64_t seq = 0;      // global, dense, assigned by the conductor
+  std::string run_id;    // empty: of the daemon itself
+  uint64_t run_seq = 0;  // dense per run, from 1
   int64_t wall_ms = 0;
-  std::string type;              // name of the oneof member of bp.v1.Event
-  std::string body;              // serialized bp.v1.Event
+  std::string type;  // name of the oneof member of bp.v1.Event
+  std::string body;  // serialized bp.v1.Event
 };
 
 struct Batch {
   std::vector<EventRow> events;
   std::vector<RunRow> put_runs;
   std::vector<StageRow> put_stages;
-  std::vector<TimerRow> put_timers;                  // replaces the timer of the same (run, stage, map, kind)
-  std::vector<TimerRow> drop_timers;                 // by (run, stage, map, kind)
-  std::vector<OutboxRow> put_outbox;
-  std::vector<uint64_t> drop_outbox;
-  struct SecretRow { std::string run_id, name, sealed; };   // sealed: encrypted by the caller
+  std::vector<TimerRow> put_timers;   // replaces the timer of the same (run, stage, map, kind)
+  std::vector<TimerRow> drop_timers;  // by (run, stage, map, kind)
+  struct SecretRow {
+    std::string run_id, name, sealed;
+  };  // sealed: encrypted by the caller
   std::vector<SecretRow> put_secrets;
   std::vector<std::string> drop_secrets_of_runs;
   std::map<std::string, std::string> put_meta;
@@ -79,10 +75,8 @@ struct LiveState {
   std::vector<RunRow> runs;
   std::vector<StageRow> stages;
   std::vector<TimerRow> timers;
-  std::vector<OutboxRow> outbox;
   uint64_t last_seq = 0;
   uint64_t last_run_number = 0;
-  uint64_t last_outbox_id = 0;
   uint64_t incarnation = 1;
   std::map<std::string, std::string> meta;
 };
@@ -90,8 +84,8 @@ struct LiveState {
 class Store {
  public:
   virtual ~Store() = default;
-  /// Asynchronous and ordered. `done` runs on the store's thread (tests: inline). An error means the
-  /// journal is unusable: kJournal, kDiskFull.
+  /// Asynchronous and ordered. `done` runs on the store's thread (tests: inline). An error means
+  /// the journal is unusable: kJournal, kDiskFull.
   virtual void commit(Batch batch, std::function<void(Status)> done) = 0;
 
   virtual Result<LiveState> load_live() = 0;

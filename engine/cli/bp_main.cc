@@ -183,6 +183,12 @@ void Program::add_generate() {
   c->add_option("--top-k", g.top_k, "Only the K likeliest tokens");
   c->add_option("--seed", g.seed, "The same seed gives the same answer");
   c->add_option("--stop", g.stop, "End before this text (may be given several times)");
+  c->add_flag("--binary", options.binary,
+              "Over the binary client protocol (rayclient_server_port) instead of HTTP");
+  CLI::App* access = with_id(add(
+      &app, "access", "Write address and key of the binary client protocol to a file, for programs",
+      "  bp access quickstart --out quickstart.access.json\n", bp::cli::run_access));
+  access->add_option("--out", options.out_file, "JSON file to write, mode 0600")->required();
 }
 
 }  // namespace

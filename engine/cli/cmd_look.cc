@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/files.h"
 #include "engine/base/limits.h"
+#include "engine/cli/access.h"
 #include "engine/cli/json_view.h"
 #include "engine/cli/output.h"
 #include "engine/cli/progress.h"
@@ -19,7 +21,46 @@ Result<v1::RunView> show(Session& session, const std::string& id) {
   return std::move(*reply.mutable_run());
 }
 
+Result<v1::Access> ask_access(const Options& o) {
+  Session session(o.paths);
+  v1::ClientRequest request;
+  request.mutable_access()->set_id(o.id);
+  BP_ASSIGN(v1::ClientReply reply, session.ask(request));
+  return std::move(*reply.mutable_access());
+}
+
+/// The answer over the head's client port.
+int answer_binary(const Options& o, const GenerateOptions& g) {
+  auto access = ask_access(o);
+  if (!access.ok()) return fail(o, access.error());
+  bool newline = true;
+  auto done = generate_binary(*access, g, [&](const v1::GenerateReply& r) {
+    if (o.json) {
+      print_line(to_json(r));
+    } else if (!r.text().empty()) {
+      std::fwrite(r.text().data(), 1, r.text().size(), stdout);
+      std::fflush(stdout);
+      newline = r.text().back() == '\n';
+    }
+    return true;
+  });
+  if (!newline) print_line("");
+  return done.ok() ? 0 : fail(o, done.error());
+}
+
 }  // namespace
+
+int run_access(const Options& o) {
+  auto access = ask_access(o);
+  if (!access.ok()) return fail(o, access.error());
+  const std::string text = to_json(*access) + "\n";
+  if (Status s = write_file_atomic(o.out_file, text, 0600); !s.ok()) return fail(o, s.error());
+  access->clear_client_secret_key();  // it is in the file, and nowhere else
+  print_line(
+      o.json ? to_json(*access)
+             : fmt::format("{} at {}: key in {}", access->name(), access->endpoint(), o.out_file));
+  return 0;
+}
 
 int run_list(const Options& o) {
   Session session(o.paths);
@@ -108,6 +149,7 @@ int run_generate(const Options& o) {
     if (!prompt.ok()) return fail(o, prompt.error());
     g.prompt = std::move(prompt).value();
   }
+  if (o.binary) return answer_binary(o, g);
   Session session(o.paths);
   auto run = show(session, o.id);
   if (!run.ok()) return fail(o, run.error());

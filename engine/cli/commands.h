@@ -28,6 +28,8 @@ struct Options {
   std::string id;
   std::string stage, process, reason;
   bool follow = false, until_ready = false, no_wait = false, all = false, replay = false;
+  std::string out_file;
+  bool binary = false;  // generate over the head's client port
   GenerateOptions generate;
 };
 
@@ -39,6 +41,7 @@ int run_show(const Options& o);
 int run_watch(const Options& o);
 int run_logs(const Options& o);
 int run_generate(const Options& o);
+int run_access(const Options& o);
 int run_cancel(const Options& o);
 int run_retry(const Options& o);
 int run_stop(const Options& o);

@@ -1,13 +1,21 @@
 #include "engine/daemon/machine_check.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/openat2.h>
+#include <netinet/in.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <set>
 #include <thread>
 
+#include "engine/base/fd.h"
 #include "engine/base/files.h"
 
 namespace bp::daemon {
@@ -31,6 +39,25 @@ struct Report {
 uint64_t free_bytes(const std::string& path) {
   struct statvfs s {};
   return ::statvfs(path.c_str(), &s) == 0 ? uint64_t{s.f_bavail} * s.f_frsize : 0;
+}
+
+bool opens_beneath(const std::string& folder) {
+  const Fd dir(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_BENEATH;
+  const Fd inside(static_cast<int>(::syscall(SYS_openat2, dir.get(), ".", &how, sizeof how)));
+  return static_cast<bool>(inside);
+}
+
+// Why a local node could not listen; empty when it could.
+std::string loopback_refused() {
+  const Fd s(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in a{};
+  a.sin_family = AF_INET;
+  a.sin_addr.s_addr = htonl(0x7f7ffffe);  // 127.127.255.254, the end of the range of local nodes
+  if (s && ::bind(s.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) == 0) return {};
+  return fmt::format("cannot listen on 127.127.255.254: {}", std::strerror(errno));
 }
 
 void check_files(const shell::Settings& s, Report* r) {
@@ -79,6 +106,21 @@ std::vector<v1::DoctorFinding> check_machine(const shell::Settings& s) {
   r.add(pidfd, "error", "kernel",
         pidfd ? "processes can be watched by descriptor" : "pidfd_open does not work",
         "Linux 5.3 or newer is needed, with pidfd_open allowed");
+  const Fd memfd(::memfd_create("bp-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  const bool sealed = memfd && ::fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK) == 0;
+  r.add(sealed, "error", "memory segments",
+        sealed ? "memory files can be made and sealed" : "memfd_create with seals does not work",
+        "Weights and KV cache live in memfd segments: allow memfd_create (seccomp, container "
+        "policy)");
+  const bool beneath = opens_beneath(s.state_dir);
+  r.add(beneath, "error", "openat2",
+        beneath ? "paths can be kept below a folder" : "openat2 with RESOLVE_BENEATH does not work",
+        "Linux 5.6 or newer is needed, with openat2 allowed");
+  const std::string busy = loopback_refused();
+  r.add(busy.empty(), "error", "addresses",
+        busy.empty() ? "local nodes can listen on 127.x.y.z" : busy,
+        "Local nodes listen on addresses of 127.64.0.0/10: let the loopback interface have "
+        "127.0.0.0/8");
   check_files(s, &r);
   return std::move(r.out);
 }

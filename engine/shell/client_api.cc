@@ -67,6 +67,8 @@ void ClientApi::on_request(const bus::Peer& peer, const v1::ClientRequest& m) {
       return retry(to, peer, m.retry());
     case v1::ClientRequest::kStop:
       return stop(to, peer, m.stop());
+    case v1::ClientRequest::kAccess:
+      return access(to, m.access());
     case v1::ClientRequest::kDoctor:
       return doctor(to, m.doctor());
     case v1::ClientRequest::kShutdown: {

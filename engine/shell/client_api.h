@@ -68,7 +68,11 @@ class ClientApi {
   void cancel(const Asker& to, const bus::Peer& peer, const v1::CancelRun& m);
   void retry(const Asker& to, const bus::Peer& peer, const v1::RetryRun& m);
   void stop(const Asker& to, const bus::Peer& peer, const v1::StopRun& m);
+  void access(const Asker& to, const v1::AccessQuery& m);
+  /// kUnavailable while the deployment has no head, or has ended.
+  Result<v1::Access> access_of(const std::string& id_or_name);
   void doctor(const Asker& to, const v1::DoctorQuery& m);
+  std::vector<v1::DoctorFinding> processes_of(const core::RunState& run);
   std::vector<std::string> replay();
 
   Result<v1::RunView> view(const std::string& id_or_name);

@@ -57,6 +57,43 @@ std::vector<std::string> ClientApi::replay() {
   return wrong;
 }
 
+// What the deployment is on record to run on this machine, against what lives.
+std::vector<v1::DoctorFinding> ClientApi::processes_of(const core::RunState& run) {
+  std::vector<v1::DoctorFinding> out;
+  const std::string boot = settings_.boot_id;
+  uint32_t alive = 0;
+  auto look = [&](const v1::ProcessIdentity& p, const std::string& what,
+                  const std::string& mender) {
+    if (p.pid() <= 0 || p.boot_id() != boot) return;  // on another machine: its node answers for it
+    if (world_.processes.alive(from_wire(p))) {
+      ++alive;
+      return;
+    }
+    out.push_back(
+        finding("error", "process",
+                what + " of " + run.name + ", pid " + std::to_string(p.pid()) + ", is not there",
+                mender, run.run_id));
+  };
+  for (const auto& [key, stage] : run.stages) {
+    if (core::has_live_attempt(stage) && stage.body.has_host())
+      look(stage.body.host(), "the stage host of " + key.first,
+           "The daemon starts the next attempt; `bp show " + run.name + "` tells when");
+  }
+  for (const Node* node : nodes_.nodes_of(run.run_id)) {
+    look(node->agent, "bp-node " + node->node_id, "The running stage starts a successor");
+    for (const auto& [key, p] : node->processes) {
+      look(p.identity(), key + " on " + node->node_id,
+           "The running stage starts it again; `bp logs " + run.name + " --process " + key +
+               "` tells why it ended");
+    }
+  }
+  if (out.empty())
+    out.push_back(finding("ok", "processes",
+                          std::to_string(alive) + " processes of " + run.name + " are there", {},
+                          run.run_id));
+  return out;
+}
+
 void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
   conductor_.after_durable([this, to, m] {
     std::vector<v1::DoctorFinding> all;
@@ -91,6 +128,7 @@ void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
           finding(level, "deployment",
                   run.name + " is " + state_text(run.state) + ". " + core::who_must_act_next(run),
                   remedy, id));
+      for (auto& f : processes_of(run)) all.push_back(std::move(f));
       for (const Node* node : nodes_.nodes_of(id)) {
         if (node->state != NodeState::kUp) {
           all.push_back(finding(

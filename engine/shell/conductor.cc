@@ -16,8 +16,6 @@ struct Conductor::Unit {
   std::map<std::string, storage::RunRow> runs;
   std::map<std::tuple<std::string, std::string, uint32_t>, storage::StageRow> stages;
   std::map<TimerRowKey, storage::TimerRow> put_timers, drop_timers;
-  std::vector<storage::OutboxRow> put_outbox;
-  std::vector<uint64_t> drop_outbox;
   std::map<std::pair<std::string, std::string>, storage::Batch::SecretRow> secrets;
   std::set<std::string> drop_secrets;
   std::map<std::string, std::string> meta;
@@ -35,8 +33,6 @@ struct Conductor::Unit {
       drop_timers.erase(key_of(t));
       put_timers[key_of(t)] = t;
     }
-    for (auto& o : b.put_outbox) put_outbox.push_back(std::move(o));
-    drop_outbox.insert(drop_outbox.end(), b.drop_outbox.begin(), b.drop_outbox.end());
     for (auto& run_id : b.drop_secrets_of_runs) {
       std::erase_if(secrets, [&](const auto& s) { return s.first.first == run_id; });
       drop_secrets.insert(run_id);
@@ -54,8 +50,6 @@ struct Conductor::Unit {
     for (auto& [k, v] : stages) b.put_stages.push_back(std::move(v));
     for (auto& [k, v] : put_timers) b.put_timers.push_back(std::move(v));
     for (auto& [k, v] : drop_timers) b.drop_timers.push_back(std::move(v));
-    b.put_outbox = std::move(put_outbox);
-    b.drop_outbox = std::move(drop_outbox);
     for (auto& [k, v] : secrets) b.put_secrets.push_back(std::move(v));
     b.drop_secrets_of_runs.assign(drop_secrets.begin(), drop_secrets.end());
     b.put_meta = std::move(meta);
@@ -63,8 +57,7 @@ struct Conductor::Unit {
   }
   bool nothing_to_write() const {
     return events.empty() && runs.empty() && stages.empty() && put_timers.empty() &&
-           drop_timers.empty() && secrets.empty() && drop_secrets.empty() && meta.empty() &&
-           put_outbox.empty() && drop_outbox.empty();
+           drop_timers.empty() && secrets.empty() && drop_secrets.empty() && meta.empty();
   }
 };
 

@@ -65,6 +65,7 @@ v1::HeadReady describe(const Inputs& in, const v1::ProcessStatus& process) {
   head.set_head_public_key(label("head_public_key"));
   head.set_rank_public_key(label("rank_public_key"));
   head.set_control_public_key(label("control_public_key"));
+  head.set_client_public_key(label("client_public_key"));
   return head;
 }
 
@@ -101,7 +102,7 @@ std::optional<v1::HeadReady> find_whole(sdk::StageContext& ctx, const Inputs& in
 }
 
 struct Keys {
-  sdk::KeyPair head, rank, control;
+  sdk::KeyPair head, rank, control, client;
 };
 
 v1::NodeCommand start_command(sdk::StageContext& ctx, const Inputs& in, const Keys& keys) {
@@ -120,6 +121,7 @@ v1::NodeCommand start_command(sdk::StageContext& ctx, const Inputs& in, const Ke
   config.set_curve_public_key(keys.head.public_key);
   config.set_rank_public_key(keys.rank.public_key);
   config.set_control_public_key(keys.control.public_key);
+  config.set_client_public_key(keys.client.public_key);
   *config.mutable_plan() = in.plan;
   config.set_model_path(in.node->work_dir() + "/" + in.weights.model_path());
   config.set_served_model_name(in.plan.model().name());
@@ -136,6 +138,7 @@ v1::NodeCommand start_command(sdk::StageContext& ctx, const Inputs& in, const Ke
   labels["head_public_key"] = keys.head.public_key;
   labels["rank_public_key"] = keys.rank.public_key;
   labels["control_public_key"] = keys.control.public_key;
+  labels["client_public_key"] = keys.client.public_key;
   return command;
 }
 
@@ -216,8 +219,11 @@ sdk::StageResult StartHead::run(sdk::StageContext& ctx) {
   }
   if (ctx.cancelled()) return ctx.cancelled_result();
 
-  const Keys keys{sdk::make_key_pair(), sdk::make_key_pair(), sdk::make_key_pair()};
-  for (const auto& [name, pair] : {std::pair{"rank_secret_key", &keys.rank}, {"control_secret_key", &keys.control}}) {
+  const Keys keys{sdk::make_key_pair(), sdk::make_key_pair(), sdk::make_key_pair(),
+                  sdk::make_key_pair()};
+  for (const auto& [name, pair] : {std::pair{"rank_secret_key", &keys.rank},
+                                   {"control_secret_key", &keys.control},
+                                   {"client_secret_key", &keys.client}}) {
     if (Status s = ctx.put_secret(name, pair->secret_key.reveal()); !s.ok()) return ctx.fail(s.error());
   }
   ctx.save_handle(in->node->node_id());

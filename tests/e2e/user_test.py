@@ -138,14 +138,49 @@ def test_idempotency():
 
 
 def test_every_command_has_help():
-    commands = ["up", "submit", "plan", "list", "show", "watch", "logs", "generate", "cancel", "retry", "stop",
-                "doctor", "daemon"]
+    commands = ["up", "submit", "plan", "list", "show", "watch", "logs", "generate", "access", "cancel", "retry",
+                "stop", "doctor", "daemon"]
     for args in [[c] for c in commands] + [["daemon", "stop"], ["daemon", "status"]]:
         r = subprocess.run([os.path.join(harness.BIN, "bp"), *args, "--help"], capture_output=True, text=True)
         check(r.returncode == 0 and f"  bp {' '.join(args)}" in r.stdout.split("Examples:")[-1],
               f"bp {args} --help has no example of its own:\n{r.stdout}")
         if args != ["daemon"]:
             check("--json" in r.stdout, f"bp {args} has no --json")
+
+
+def test_binary_client_and_doctor():
+    """The client port answers whoever holds the client's key; doctor compares what is with what should be."""
+    with Site("access") as site:
+        site.start_daemon()
+        site.bp("access", "acc", "--out", os.path.join(site.folder, "none.json"), ok=4)
+        site.bp("submit", site.recipe("acc"), "--wait")
+        out = os.path.join(site.folder, "access.json")
+        said = site.bp("access", "acc", "--out", out, "--json").stdout
+        with open(out) as f:
+            access = json.load(f)
+        check(os.stat(out).st_mode & 0o777 == 0o600, "the key's file is 0600")
+        check(access["endpoint"].startswith("tcp://") and len(access["client_secret_key"]) == 40, f"{access.keys()}")
+        check(access["client_secret_key"] not in said, "the key goes to the file only")
+        question = ("acc", "What is the capital of France?", "--max-tokens", "12")
+        over_http = site.bp("generate", *question).stdout
+        binary = site.bp("generate", *question, "--binary").stdout
+        check(binary == over_http and "Paris" in binary, f"{binary!r} over the client port, {over_http!r} over HTTP")
+        last = json.loads(site.bp("generate", *question, "--binary", "--json").stdout.splitlines()[-1])
+        check(last["done"] and last["completion_tokens"] > 0, f"{last}")
+        findings = [json.loads(line) for line in site.bp("doctor", "--replay", "--json").stdout.splitlines()]
+        checks = {f["check"] for f in findings}
+        for name in ("disk", "memory", "cores", "memory segments", "openat2", "addresses", "journal", "replay",
+                     "processes", "deployment", "plugin", "program"):
+            check(name in checks, f"doctor looks at {sorted(checks)}, not at {name}")
+        check(all(f["level"] == "ok" for f in findings), f"{[f for f in findings if f['level'] != 'ok']}")
+        whole = next(f["text"] for f in findings if f["check"] == "processes")
+        check(whole.startswith("8 processes of acc"), f"stage host, 2 nodes, head, 4 ranks: {whole}")
+        os.chmod(site.state, 0o755)
+        r = site.bp("doctor", ok=1)
+        check("state folder" in r.stdout and f"chmod 0700 {site.state}" in r.stdout, f"the remedy:\n{r.stdout}")
+        os.chmod(site.state, 0o700)
+        site.bp("stop", "acc")
+        site.bp("access", "acc", "--out", out, ok=1)
 
 
 def build_stage(prefix, work):
@@ -208,5 +243,5 @@ def test_installed_with_a_stage_of_ones_own():
 
 
 if __name__ == "__main__":
-    main([test_every_command_has_help, test_idempotency, test_secrets, test_commands_in_every_state,
+    main([test_every_command_has_help, test_idempotency, test_secrets, test_commands_in_every_state, test_binary_client_and_doctor,
           test_installed_with_a_stage_of_ones_own])

@@ -70,7 +70,6 @@ Batch first_run() {
   b.put_runs = {run(1, "alpha", true, "key-1")};
   b.put_stages = {{"run-1", "one", 0, 1, "s1"}, {"run-1", "two", 0, 1, "s2"}};
   b.put_timers = {{"run-1", "one", 0, 2, 3, 100, 50, "boot"}};
-  b.put_outbox = {{7, "run-1", "act"}};
   b.put_secrets = {{"run-1", "par-0", "sealed"}};
   b.put_meta["color"] = "blue";
   return b;
@@ -106,11 +105,8 @@ TEMPLATE_TEST_CASE("store: what was committed is read back, also after opening a
   CHECK(t.due_boot_ms == 100);
   CHECK(t.remaining_ms == 50);
   CHECK(t.boot_id == "boot");
-  REQUIRE(live->outbox.size() == 1);
-  CHECK(live->outbox[0].body == "act");
   CHECK(live->last_seq == 1);
   CHECK(live->last_run_number == 1);
-  CHECK(live->last_outbox_id == 7);
   CHECK(live->incarnation == 1);
   CHECK(live->meta.at("color") == "blue");
   CHECK(s.store->check().value().empty());
@@ -206,17 +202,6 @@ TEMPLATE_TEST_CASE("store: secrets are kept by run and dropped with it", "", Mem
   REQUIRE(commit(*s.store, drop).ok());
   CHECK(s.store->secrets_of("run-1").value().empty());
   CHECK(s.store->secrets_of("run-9").value().size() == 1);
-}
-
-TEMPLATE_TEST_CASE("store: ids of the outbox are never given twice", "", Memory, Sqlite) {
-  TestType s;
-  REQUIRE(commit(*s.store, first_run()).ok());
-  Batch drop;
-  drop.drop_outbox = {7};
-  REQUIRE(commit(*s.store, drop).ok());
-  s.reopen();
-  CHECK(s.store->load_live()->outbox.empty());
-  CHECK(s.store->load_live()->last_outbox_id == 7);
 }
 
 TEMPLATE_TEST_CASE("store: commits are answered in their order", "", Memory, Sqlite) {
