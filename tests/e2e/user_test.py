@@ -243,5 +243,5 @@ def test_installed_with_a_stage_of_ones_own():
 
 
 if __name__ == "__main__":
-    main([test_every_command_has_help, test_idempotency, test_secrets, test_commands_in_every_state, test_binary_client_and_doctor,
-          test_installed_with_a_stage_of_ones_own])
+    main([test_every_command_has_help, test_idempotency, test_secrets, test_commands_in_every_state,
+          test_binary_client_and_doctor, test_installed_with_a_stage_of_ones_own])
