@@ -33,8 +33,10 @@ std::string redact(std::string_view text) {
 }
 
 void disable_core_dumps() {
-  rlimit none{0, 0};
-  setrlimit(RLIMIT_CORE, &none);
+  // One byte: too little for any file, and the only limit that also stops dumps into a pipe
+  // (core(5)).
+  rlimit one{1, 1}, none{0, 0};
+  if (setrlimit(RLIMIT_CORE, &one) != 0) setrlimit(RLIMIT_CORE, &none);
 }
 
 }  // namespace bp

@@ -65,6 +65,16 @@ struct Running {
     ids.erase(found);
     return out;
   }
+  /// Everything that a client which is gone had asked for.
+  std::vector<uint64_t> end_all(const std::string& client) {
+    std::lock_guard lock(mutex);
+    std::vector<uint64_t> out;
+    for (auto it = ids.lower_bound({client, 0}); it != ids.end() && it->first.first == client;) {
+      out.insert(out.end(), it->second.begin(), it->second.end());
+      it = ids.erase(it);
+    }
+    return out;
+  }
 };
 
 class ClientPortImpl final : public ClientPort {
@@ -88,8 +98,12 @@ class ClientPortImpl final : public ClientPort {
       if (!client.empty() && key == client) return std::string("client");
       return std::string();
     };
-    auto listening =
-        sockets_->listen(std::move(listen), [this](bus::Incoming in) { on_message(in); });
+    auto listening = sockets_->listen(
+        std::move(listen), [this](bus::Incoming in) { on_message(in); },
+        [this](std::string client) {
+          auto ids = running_->end_all(client);
+          if (!ids.empty()) engine_.cancel(std::move(ids));
+        });
     if (!listening.ok()) return std::move(listening).error();
     endpoint_ = listening->endpoint;
     replies_->bind(listening->id);

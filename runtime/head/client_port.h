@@ -1,5 +1,6 @@
 // ClientPort: the binary protocol (HeadRequest / HeadReply) on client_port. The control key may ask
-// everything, the client key only generate and cancel.
+// everything, the client key only generate and cancel. What a client asked for that is gone is
+// cancelled as soon as a reply finds it gone. Thread: any; its socket has a thread of its own.
 #pragma once
 #include <memory>
 #include <string>

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import tempfile
 import shutil
+import urllib.request
 
 import harness
 from harness import ROOT, STAGES, Site, check, main, wait_until
@@ -167,6 +168,18 @@ def test_binary_client_and_doctor():
         check(binary == over_http and "Paris" in binary, f"{binary!r} over the client port, {over_http!r} over HTTP")
         last = json.loads(site.bp("generate", *question, "--binary", "--json").stdout.splitlines()[-1])
         check(last["done"] and last["completion_tokens"] > 0, f"{last}")
+        # A client that dies has its generation stopped.
+        def running():
+            with urllib.request.urlopen(site.show("acc")["metrics_url"], timeout=10) as r:
+                return [int(float(x.split()[-1])) for x in r.read().decode().splitlines()
+                        if x.startswith("bp_head_sequences_running{")][0]
+        client = subprocess.Popen([os.path.join(harness.BIN, "bp"), "generate", "acc", "Count to 100000.", "--binary",
+                                   "--max-tokens", "4000"], env=site.env, stdout=subprocess.PIPE)
+        client.stdout.read(20)
+        check(running() == 1, "the generation runs")
+        client.kill()
+        client.communicate()
+        wait_until("the generation of a dead client to end", lambda: running() == 0, 5)
         findings = [json.loads(line) for line in site.bp("doctor", "--replay", "--json").stdout.splitlines()]
         checks = {f["check"] for f in findings}
         for name in ("disk", "memory", "cores", "memory segments", "openat2", "addresses", "journal", "replay",
