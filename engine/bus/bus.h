@@ -19,6 +19,10 @@
 
 namespace bp::bus {
 
+/// First thing in main(): what the Protocol Buffers library has to say about malformed bytes goes to the log at
+/// level debug, not to standard error; whoever parses reports the fault itself.
+void quiet_protobuf();
+
 /// A CURVE key pair in Z85 text (40 characters each).
 struct KeyPair {
   std::string public_key;

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "engine/base/secret.h"
+#include "engine/bus/bus.h"
 #include "engine/cli/output.h"
 
 namespace {
@@ -194,6 +195,7 @@ void Program::add_generate() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  bp::bus::quiet_protobuf();
   bp::disable_core_dumps();  // memory may hold an address that is a bearer token
   Program program;
   try {

@@ -7,6 +7,7 @@
 #include "engine/base/build.h"
 #include "engine/base/log.h"
 #include "engine/base/secret.h"
+#include "engine/bus/bus.h"
 #include "engine/daemon/daemon.h"
 
 namespace {
@@ -22,6 +23,7 @@ Exit status: 0 stopped on request, 1 could not start, 2 bad usage, 74 the journa
 }
 
 int main(int argc, char** argv) {
+  bp::bus::quiet_protobuf();
   bp::daemon::Config config;
   std::string file;
   CLI::App app{"bp-daemon: turns recipes into served models and keeps them running"};

@@ -9,6 +9,7 @@
 #include "engine/base/log.h"
 #include "engine/base/process.h"
 #include "engine/base/secret.h"
+#include "engine/bus/bus.h"
 #include "engine/node/agent.h"
 
 namespace {
@@ -61,6 +62,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  bp::bus::quiet_protobuf();
   try {
     return run(argc, argv);
   } catch (const std::exception& e) {

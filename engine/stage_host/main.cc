@@ -6,9 +6,11 @@
 
 #include "engine/base/log.h"
 #include "engine/base/secret.h"
+#include "engine/bus/bus.h"
 #include "engine/stage_host/host_loop.h"
 
 int main(int argc, char** argv) {
+  bp::bus::quiet_protobuf();
   CLI::App app{"bp-stage-host: runs one attempt of one stage plugin; started by bp-daemon"};
   bp::stage_host::HostOptions options;
   std::string run_dir, log_level = "info", log_file;

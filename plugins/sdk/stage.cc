@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "engine/base/limits.h"
+#include "engine/bus/bus.h"
 
 namespace bp::sdk {
 namespace {
@@ -225,6 +226,7 @@ StageResult run_stage(Stage& stage, StageContext& ctx) {
 
 void run_attempt(Stage& stage, const bp_stage_host_v1* host, bp_bytes ref_bytes, bp_bytes attempt_bytes,
                  void (*take)(void*, bp_bytes), void* arg) {
+  bus::quiet_protobuf();  // a plugin may bring a copy of the library of its own
   v1::AttemptRef ref;
   v1::RunAttempt attempt;
   if (host->size < sizeof(bp_stage_host_v1) ||

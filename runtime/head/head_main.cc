@@ -13,6 +13,7 @@
 #include "engine/base/build.h"
 #include "engine/base/log.h"
 #include "engine/base/secret.h"
+#include "engine/bus/bus.h"
 #include "runtime/head/client_port.h"
 #include "runtime/head/head_config.h"
 #include "runtime/head/http_server.h"
@@ -183,6 +184,7 @@ int run() {
 }  // namespace bp::rt
 
 int main(int argc, char** argv) {
+  bp::bus::quiet_protobuf();
   if (argc > 1) {
     bool version = !std::strcmp(argv[1], "--version");
     fmt::print(version ? stdout : stderr,

@@ -8,6 +8,7 @@
 #include "engine/base/build.h"
 #include "engine/base/log.h"
 #include "engine/base/secret.h"
+#include "engine/bus/bus.h"
 #include "runtime/rank/exit_codes.h"
 #include "runtime/rank/rank_program.h"
 
@@ -38,6 +39,7 @@ int rank_main() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  bp::bus::quiet_protobuf();
   if (argc == 2 && std::strcmp(argv[1], "--version") == 0) {
     std::cout << "bp-rank " << bp::build_id() << "\n";
     return 0;
