@@ -169,17 +169,17 @@ def test_binary_client_and_doctor():
         last = json.loads(site.bp("generate", *question, "--binary", "--json").stdout.splitlines()[-1])
         check(last["done"] and last["completion_tokens"] > 0, f"{last}")
         # A client that dies has its generation stopped.
-        def running():
+        def cancelled():
             with urllib.request.urlopen(site.show("acc")["metrics_url"], timeout=10) as r:
                 return [int(float(x.split()[-1])) for x in r.read().decode().splitlines()
-                        if x.startswith("bp_head_sequences_running{")][0]
-        client = subprocess.Popen([os.path.join(harness.BIN, "bp"), "generate", "acc", "Count to 100000.", "--binary",
+                        if x.startswith("bp_head_sequences_cancelled_total{")][0]
+        client = subprocess.Popen([os.path.join(harness.BIN, "bp"), "generate", "acc", "Write a long story about a ship.", "--binary",
                                    "--max-tokens", "4000"], env=site.env, stdout=subprocess.PIPE)
         client.stdout.read(20)
-        check(running() == 1, "the generation runs")
+        before = cancelled()
         client.kill()
         client.communicate()
-        wait_until("the generation of a dead client to end", lambda: running() == 0, 5)
+        wait_until("the generation of a dead client to end", lambda: cancelled() == before + 1, 5)
         findings = [json.loads(line) for line in site.bp("doctor", "--replay", "--json").stdout.splitlines()]
         checks = {f["check"] for f in findings}
         for name in ("disk", "memory", "cores", "memory segments", "openat2", "addresses", "journal", "replay",
