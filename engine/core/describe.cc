@@ -42,7 +42,12 @@ std::string survivors_text(const RunState& state) {
 
 std::string who_must_act_next(const RunState& state) {
   if (state.run_id.empty()) return "nobody: there is no such run";
-  if (is_ended(state.state)) return "nobody: the run has ended";
+  if (is_ended(state.state)) {
+    const v1::RunBody& b = state.body;
+    if (b.ended_by().empty()) return "nobody: the run has ended";
+    return "nobody: ended by " + b.ended_by() +
+           (b.end_reason().empty() ? "" : ": " + b.end_reason());
+  }
   if (state.state == v1::RUN_STATE_NEEDS_HUMAN) {
     return "a person must confirm that these are gone, then `bp stop " + state.name +
            "`: " + survivors_text(state);

@@ -116,8 +116,9 @@ def test_commands_in_every_state():
         site.store.set_faults([{"match": "*", "delay_ms": 60_000}])
         third = json.loads(site.bp("submit", site.recipe("st3"), "--json").stdout)["run_id"]
         wait_until("validate to run", lambda: site.show(third)["state"] == "running", 20)
-        site.bp("cancel", third)
-        check(site.show(third)["state"] == "cancelled", "cancelled")
+        site.bp("cancel", third, "--reason", "wrong model")
+        view = site.show(third)
+        check(view["state"] == "cancelled" and view["waiting_for"].endswith("wrong model"), f"{view}")
         site.bp("cancel", third)
         site.bp("stop", third)
         check(not site.leftovers(), f"left over: {site.leftovers()}")

@@ -20,7 +20,7 @@ TEST_CASE("core: stop cancels the running attempt, then destroys in reverse orde
   CHECK(d.state.timers.empty());
   CHECK(d.action<RunEnded>()->state == v1::RUN_STATE_STOPPED);
   CHECK(d.stage("link").body.handle().empty());
-  CHECK(who_must_act_next(d.state) == "nobody: the run has ended");
+  CHECK(who_must_act_next(d.state) == "nobody: ended by me");
 }
 
 TEST_CASE("core: cancel reaches a stage in any state") {
