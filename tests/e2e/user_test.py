@@ -174,8 +174,8 @@ def test_binary_client_and_doctor():
             with urllib.request.urlopen(site.show("acc")["metrics_url"], timeout=10) as r:
                 return [int(float(x.split()[-1])) for x in r.read().decode().splitlines()
                         if x.startswith("bp_head_sequences_cancelled_total{")][0]
-        client = subprocess.Popen([os.path.join(harness.BIN, "bp"), "generate", "acc", "Write a long story about a ship.", "--binary",
-                                   "--max-tokens", "4000"], env=site.env, stdout=subprocess.PIPE)
+        story = ["generate", "acc", "Write a long story about a ship.", "--binary", "--max-tokens", "4000"]
+        client = subprocess.Popen([os.path.join(harness.BIN, "bp"), *story], env=site.env, stdout=subprocess.PIPE)
         client.stdout.read(20)
         before = cancelled()
         client.kill()
