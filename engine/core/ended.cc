@@ -157,7 +157,8 @@ void on_lost(Step& step, const v1::AttemptLost& e) {
   const v1::StageState was = s->state;
   bury(step, key);
   const v1::AttemptEnded failure = as_failure(make_error(
-      ErrorCode::kPluginCrash, "the stage host of " + key.first + " is gone: " + e.reason()));
+      ErrorCode::kPluginCrash, "plugin " + step.definition(key).plugin() + ": the stage host of " +
+                                   key.first + " is gone: " + e.reason()));
   if (was == v1::STAGE_STATE_CANCELLING) return after_cancel(step, key, failure);
   if (was != v1::STAGE_STATE_READY) return attempt_failed(step, key, failure.error(), true);
   // It had reached its goal: the next attempt starts at once, unless losses follow one another.

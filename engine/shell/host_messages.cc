@@ -252,7 +252,13 @@ void Hosts::on_result(const core::Attempt& ref, const v1::AttemptResult& result)
   e->set_needs_human(result.outcome() == v1::AttemptResult::NEEDS_HUMAN);
   if (result.has_error()) {
     *e->mutable_error() = result.error();
-    e->mutable_error()->set_message(redact(result.error().message().substr(0, kErrorBytes)));
+    std::string message = redact(result.error().message().substr(0, kErrorBytes));
+    const auto* run = conductor_.find(ref.run_id);
+    const auto* definition = run ? core::stage_definition(*run, ref.stage) : nullptr;
+    if (definition && result.error().code() == error_name(ErrorCode::kPluginCrash)) {
+      message.insert(0, "plugin " + definition->plugin() + ": ");
+    }
+    e->mutable_error()->set_message(message);
     e->set_retriable(error_retriable(error_code_from_name(result.error().code())));
   }
   if (bytes_of(result.outputs()) > limits::kStageOutputBytes ||
