@@ -107,9 +107,12 @@ void Program::add_recipe_commands() {
                      "Submits under one key make one deployment");
   submit->add_option("--workflow", options.workflow, "Name of an installed workflow");
   submit->add_flag("--wait", options.wait, "Wait until it serves, showing the stages");
-  CLI::App* plan = add(&app, "plan", "Check a recipe and show what it would become",
-                       "  bp plan recipe.json\n  bp plan recipe.json --json\n", bp::cli::run_plan);
+  CLI::App* plan = add(&app, "plan", "Check a recipe and show what it would become; needs no daemon",
+                       "  bp plan recipe.json\n  bp plan recipe.json --par-file par.txt --json\n",
+                       bp::cli::run_plan);
   recipe_options(plan);
+  plan->add_flag("--allow-private-stores", options.daemon.allow_private_stores,
+                 "Look into stores at loopback and private addresses");
 }
 
 void Program::add_run_commands() {

@@ -7,7 +7,9 @@
 #include "engine/base/ids.h"
 #include "engine/base/limits.h"
 #include "engine/cli/json_view.h"
+#include "engine/cli/outlook.h"
 #include "engine/cli/output.h"
+#include "engine/plan/deployment_plan.h"
 #include "engine/plan/recipe.h"
 
 namespace bp::cli {
@@ -193,24 +195,18 @@ int run_submit(const Options& o) {
 int run_plan(const Options& o) {
   auto text = read_recipe(o);
   if (!text.ok()) return fail(o, text.error());
-  Session session(o.paths);
-  v1::ClientRequest request;
-  request.mutable_plan()->set_recipe_json(*text);
-  request.mutable_plan()->set_provider(o.daemon.provider);
-  request.mutable_plan()->set_device(o.daemon.device);
-  v1::ErrorInfo info;
-  auto reply = session.ask(request, &info);
-  if (!reply.ok()) return fail(o, reply.error(), &info);
-  const v1::PlanReply& p = reply->plan();
-  if (p.problems_size() > 0) {
-    for (const auto& problem : p.problems()) *info.add_problems() = problem;
-    return fail(o,
-                Error{ErrorCode::kInvalidRecipe,
-                      fmt::format("{} problems in {}", p.problems_size(), o.recipe_file),
-                      {}},
-                &info);
+  const plan::ParsedRecipe parsed = plan::parse_recipe(*text);
+  if (int code = check_recipe(o, parsed)) return code;
+  auto outlook = look_outside(parsed, o);
+  if (!outlook.ok()) {
+    (void)fail(o, outlook.error());
+    return 1;  // the recipe itself is sound; what it points at is not
   }
-  print_line(o.json ? to_json(p.plan()) : p.text());
+  print_line(o.json ? to_json(outlook->plan) : plan::format_plan(parsed.recipe, outlook->plan));
+  if (outlook->unknown) {
+    fmt::print(stderr, "bp: layers, bytes and objects are not known: {}\n    {}\n",
+               outlook->unknown->message, outlook->unknown->what_to_do());
+  }
   return 0;
 }
 

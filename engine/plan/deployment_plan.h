@@ -36,6 +36,10 @@ Result<v1::DeploymentPlan> make_deployment_plan(const v1::Recipe& recipe, const 
                                                 const std::vector<TensorInfo>& tensors,
                                                 const std::string& provider, const std::string& device);
 
+/// What can be known without looking at the model: nodes, ranks and what the recipe declares.
+v1::DeploymentPlan outline_plan(const v1::Recipe& recipe, const std::string& provider,
+                                const std::string& device);
+
 /// The plan as a table for people.
 std::string format_plan(const v1::Recipe& recipe, const v1::DeploymentPlan& plan);
 

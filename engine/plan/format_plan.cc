@@ -47,4 +47,31 @@ std::string format_plan(const v1::Recipe& recipe, const v1::DeploymentPlan& plan
   return out;
 }
 
+v1::DeploymentPlan outline_plan(const v1::Recipe& recipe, const std::string& provider,
+                                const std::string& device) {
+  v1::DeploymentPlan p;
+  p.set_provider(provider);
+  p.set_device(device);
+  p.set_stand_in(stand_in_text(device, recipe.node_shape()));
+  p.set_tp_size(recipe.gpus_per_node());
+  p.set_pp_size(recipe.node_pool_size());
+  p.mutable_model()->set_name(recipe.model_path());
+  for (uint32_t n = 0; n < recipe.node_pool_size(); ++n) {
+    auto* node = p.add_nodes();
+    node->set_index(n);
+    node->set_is_head(n == 0);
+    node->set_gpus(recipe.gpus_per_node());
+    node->set_cpus(recipe.cpus_per_node());
+    node->set_memory_bytes(uint64_t{recipe.memory_gbs_per_node()} << 30);
+    for (uint32_t t = 0; t < recipe.gpus_per_node(); ++t) {
+      auto* rank = p.add_ranks();
+      rank->set_rank(n * recipe.gpus_per_node() + t);
+      rank->set_tp_rank(t);
+      rank->set_pp_rank(n);
+      rank->set_node_index(n);
+    }
+  }
+  return p;
+}
+
 }  // namespace bp::plan

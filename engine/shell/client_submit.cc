@@ -20,34 +20,6 @@ Result<plan::ParsedRecipe> parse(const std::string& json) {
   return plan::parse_recipe(json);
 }
 
-// What can be known without looking at the model: nodes, ranks and what the recipe declares.
-v1::DeploymentPlan outline(const v1::Recipe& recipe, const std::string& provider,
-                           const std::string& device) {
-  v1::DeploymentPlan p;
-  p.set_provider(provider);
-  p.set_device(device);
-  p.set_stand_in(plan::stand_in_text(device, recipe.node_shape()));
-  p.set_tp_size(recipe.gpus_per_node());
-  p.set_pp_size(recipe.node_pool_size());
-  p.mutable_model()->set_name(recipe.model_path());
-  for (uint32_t n = 0; n < recipe.node_pool_size(); ++n) {
-    auto* node = p.add_nodes();
-    node->set_index(n);
-    node->set_is_head(n == 0);
-    node->set_gpus(recipe.gpus_per_node());
-    node->set_cpus(recipe.cpus_per_node());
-    node->set_memory_bytes(uint64_t{recipe.memory_gbs_per_node()} << 30);
-    for (uint32_t t = 0; t < recipe.gpus_per_node(); ++t) {
-      auto* rank = p.add_ranks();
-      rank->set_rank(n * recipe.gpus_per_node() + t);
-      rank->set_tp_rank(t);
-      rank->set_pp_rank(n);
-      rank->set_node_index(n);
-    }
-  }
-  return p;
-}
-
 Error invalid(const std::vector<v1::Problem>& problems) {
   return Error{ErrorCode::kInvalidRecipe, plan::format_problems(problems), {}};
 }
@@ -65,7 +37,7 @@ void ClientApi::plan(const Asker& to, const v1::PlanQuery& m) {
     return reply(to, std::move(r));
   }
   *out->mutable_plan() =
-      outline(parsed->recipe, m.provider().empty() ? settings_.provider : m.provider(),
+      plan::outline_plan(parsed->recipe, m.provider().empty() ? settings_.provider : m.provider(),
               m.device().empty() ? settings_.device : m.device());
   out->set_text(plan::format_plan(parsed->recipe, out->plan()));
   reply(to, std::move(r));

@@ -1,6 +1,7 @@
 #include "plugins/validate/stage.h"
 
-#include "plugins/validate/model_reader.h"
+#include "engine/fetch/object_store.h"
+#include "engine/plan/model_reader.h"
 
 namespace bp::stages {
 namespace {
@@ -59,7 +60,13 @@ sdk::StageResult Validate::run(sdk::StageContext& ctx) {
     return ctx.fail(Error{ErrorCode::kInvalidRecipe, text, {}}, selection.problems);
   }
   ctx.progress(steps - 2, steps, "steps", "reading the header of " + selection.model_file);
-  auto model = read_model(stores, selection, Deadline::in_ms(kHeaderMs));
+  const Deadline header = Deadline::in_ms(kHeaderMs);
+  auto model = plan::read_model(
+      {[&](const v1::PlannedObject& o, uint64_t offset, uint64_t size) {
+         return stores[o.storage_index()]->read(o.name(), offset, size, header);
+       },
+       [&](const v1::PlannedObject& o) { return stores[o.storage_index()]->describe(); }},
+      selection);
   if (!model.ok()) return ctx.fail(model.error());
   auto made = plan::make_deployment_plan(*recipe, selection, model->config, model->tensors,
                                          ctx.option("provider", "local"), ctx.option("device", "cpu"));

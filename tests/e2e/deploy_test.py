@@ -273,8 +273,37 @@ def test_busy_port():
         check(not site.leftovers(), f"left over: {site.leftovers()}")
 
 
+def test_plan_without_a_daemon():
+    """bp plan reads listing and header itself; it tells what it cannot know, and what is wrong outside."""
+    with Site("plan") as site:
+        path = site.recipe("p")
+        said = site.bp("plan", path, "--allow-private-stores").stdout
+        for word in ("30 layers", "Q4_1", "TP 2 x PP 2", "KV pool of"):
+            check(word in said, f"{word!r} is missing from:\n{said}")
+        plan = json.loads(site.bp("plan", path, "--allow-private-stores", "--json").stdout)
+        check(len(plan["ranks"]) == 4 and all(int(r["weight_bytes"]) > 0 for r in plan["ranks"]), f"{plan}")
+        r = site.bp("plan", path)
+        check("TP 2 x PP 2" in r.stdout and "BP_FORBIDDEN_ADDRESS" not in r.stdout, r.stdout)
+        check("not known" in r.stderr and "--allow-private-stores" in r.stderr, r.stderr)
+        site.bp("plan", site.recipe("q", recipe_node_pool_size="7"), ok=2)
+        r = site.bp("plan", site.recipe("none", folder="nothing", with_model=False), "--allow-private-stores", ok=1)
+        check("nothing" in r.stderr, r.stderr)
+        site.store.set_faults([{"match": "*", "on": "list", "status": 404}])
+        check("404" in site.bp("plan", path, "--allow-private-stores", ok=1).stderr, "404 is named")
+        site.store.set_faults([{"match": "*", "on": "list", "status": 503}])
+        check("503" in site.bp("plan", path, "--allow-private-stores").stderr, "503 is named")
+        site.store.process.kill()
+        site.store.process.wait(10)
+        r = site.bp("plan", path, "--allow-private-stores")
+        check("TP 2 x PP 2" in r.stdout and "not known" in r.stderr, r.stderr)
+        token = site.store.par.split("/p/")[1].split("/")[0]
+        check(token not in r.stdout + r.stderr, "the PAR token is printed")
+        check(not os.path.exists(os.path.join(site.state, "journal.db")), "no daemon was started")
+
+
 if __name__ == "__main__":
     main([test_quickstart_layout, test_published_recipe, test_daemon_kill_while_streaming,
           test_rank_kill_while_streaming,
           test_up_restarts_its_daemon, test_next_command_restarts_the_daemon, test_stop_survives_kills,
-          test_cancel_while_fetching, test_bad_recipes, test_store_faults, test_busy_port])
+          test_cancel_while_fetching, test_bad_recipes, test_store_faults, test_busy_port,
+          test_plan_without_a_daemon])
