@@ -148,7 +148,8 @@ def payloads():
     yield b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551615\r\n\r\n{}"
     yield b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}"
     yield b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nx"
-    yield b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    yield (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
+           b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
     yield b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000 + b"\r\n"
     yield b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n"
     body = b'{"messages":' + b"[" * 50_000
