@@ -278,7 +278,7 @@ def test_disk_full_of_journal():
         filler = disk.fill()
         big = {"recipe_id": "x" * 200}
         for i in range(400):  # until the journal needs a page that the disk does not have
-            site.bp("submit", site.recipe(f"more-{i}", **big), ok=None, timeout=30)
+            site.bp("submit", site.recipe(f"more-{i}", **big), ok=None, timeout=90)
             if site.daemon.poll() is not None:
                 break
         check(site.daemon.wait(10) not in (0, None), "the daemon says by its exit code why it ended")
