@@ -122,7 +122,27 @@ def noise(n):
 
 
 def payloads():
-    """What is sent, one connection each."""
+    """What is sent, one connection each: parts, each sent when the one before was answered."""
+    for data in raw_payloads():
+        yield (data,)
+    for data in framed_payloads():
+        yield (zmtp_greeting(), zmtp_ready(), data)
+
+
+def framed_payloads():
+    yield b"\x02" + struct.pack(">Q", 2**62)
+    yield b"\x02" + struct.pack(">Q", 2**63 + 5) + noise(100)
+    yield b"\x00\x80" + noise(20)  # ends in the middle of a frame
+    yield zmtp_frame(noise(300 << 10))
+    for size in (0, 1, 7, 40, 200, 255, 5_000):
+        yield b"".join(zmtp_frame(noise(size)) for _ in range(30))
+    yield zmtp_frame(b"", 1) * 2_000 + zmtp_frame(noise(10))
+    # Valid envelopes with texts that are no UTF-8, unknown members, numbers that are too long.
+    text = b"\x08\x01\x10\x01\x7a\x04\x0a\x02\xff\xfe"
+    yield zmtp_frame(text) + zmtp_frame(b"\x08" + b"\xff" * 10) + zmtp_frame(b"\x7a\xff\xff\xff\xff\x0f")
+
+
+def raw_payloads():
     hello = zmtp_greeting() + zmtp_ready()
     yield b""
     yield noise(1)
@@ -134,16 +154,7 @@ def payloads():
         yield zmtp_greeting(mechanism) + noise(2_000)
     yield zmtp_greeting(b"CURVE") + zmtp_frame(b"\x05HELLO" + noise(194), 4)
     yield zmtp_greeting(b"CURVE") + zmtp_frame(b"\x08INITIATE" + noise(300), 4)
-    yield hello + b"\x02" + struct.pack(">Q", 2**62)
-    yield hello + b"\x02" + struct.pack(">Q", 2**63 + 5) + noise(100)
-    yield hello + b"\x00\x80" + noise(20)  # ends in the middle of a frame
-    yield hello + zmtp_frame(noise(300 << 10))
-    for size in (0, 1, 7, 40, 200, 255, 5_000):
-        yield hello + b"".join(zmtp_frame(noise(size)) for _ in range(30))
-    yield hello + zmtp_frame(b"", 1) * 2_000 + zmtp_frame(noise(10))
-    # Valid envelopes with texts that are no UTF-8, unknown members, numbers that are too long.
-    text = b"\x08\x01\x10\x01\x7a\x04\x0a\x02\xff\xfe"
-    yield hello + zmtp_frame(text) + zmtp_frame(b"\x08" + b"\xff" * 10) + zmtp_frame(b"\x7a\xff\xff\xff\xff\x0f")
+    yield hello + zmtp_frame(noise(100))
     yield b"GET / HTTP/1.1\r\n"
     yield b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551615\r\n\r\n{}"
     yield b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}"
@@ -158,16 +169,26 @@ def payloads():
     yield b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + noise(500)  # TLS
 
 
-def throw_at(family, address, data):
+def throw_at(family, address, parts, patience=0.05):
+    """Sends the parts and returns what was answered. Being shown the door is a good answer, too."""
+    answer = b""
     with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.settimeout(5)
         try:
+            s.settimeout(5)
             s.connect(address)
-            s.sendall(data)
-            s.settimeout(0.05)
-            s.recv(4096)
+            for i, data in enumerate(parts):
+                s.settimeout(5)
+                s.sendall(data)
+                end = len(answer) + 40  # a greeting's rest, a READY
+                s.settimeout(0.5 if i + 1 < len(parts) else patience)
+                while i + 1 == len(parts) or len(answer) < end:
+                    part = s.recv(65536)
+                    if not part:
+                        return answer
+                    answer += part
         except (ConnectionError, TimeoutError, BrokenPipeError):
-            pass  # being shown the door is a good answer
+            pass
+    return answer
 
 
 def listening_ports(pids):
@@ -202,6 +223,9 @@ def test_garbage():
             ports = listening_ports([p.pid for p in site.processes(kind)])
             check(len(ports) >= at_least, f"{kind} listens on {sorted(ports)}, at least {at_least} ports expected")
             targets += [(socket.AF_INET, p) for p in sorted(ports)]
+        ping = (zmtp_greeting(), zmtp_ready(), zmtp_frame(b"\x08\x07\x10\x01\x52\x00"))
+        said = throw_at(*targets[0], ping, patience=2)
+        check(site.state.encode() in said, f"a ping like this is answered, so that garbage arrives: {said!r}")
         for family, address in targets:
             for data in payloads():
                 throw_at(family, address, data)
