@@ -45,13 +45,7 @@ const v1::NodeInfo* Group::node_of_head() const {
 }
 
 Result<std::unique_ptr<sdk::HeadClient>> Group::open_client(sdk::StageContext& ctx) const {
-  BP_ASSIGN(std::string key, ctx.secret("control_secret_key"));
-  sdk::HeadClientOptions options;
-  options.endpoint = head_.client_endpoint();
-  options.head_public_key = head_.head_public_key();
-  options.control_public_key = head_.control_public_key();
-  options.control_secret_key = Secret(std::move(key));
-  return sdk::HeadClient::open(std::move(options));
+  return sdk::open_head_client(ctx, head_);
 }
 
 // Local nodes share this machine's cores, whatever the recipe says of real ones.

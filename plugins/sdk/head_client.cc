@@ -11,6 +11,7 @@
 
 #include "engine/base/fd.h"
 #include "engine/bus/bus.h"
+#include "plugins/sdk/stage.h"
 
 namespace bp::sdk {
 namespace {
@@ -139,6 +140,20 @@ Status HeadClient::expect_group(const v1::Epoch& group_epoch, Deadline deadline)
   *c.mutable_expect_group()->mutable_group_epoch() = group_epoch;
   BP_TRY(ask(c, deadline));
   return {};
+}
+
+Result<std::unique_ptr<HeadClient>> open_head_client(const v1::HeadReady& head, const Secret& control_key) {
+  HeadClientOptions options;
+  options.endpoint = head.client_endpoint();
+  options.head_public_key = head.head_public_key();
+  options.control_public_key = head.control_public_key();
+  options.control_secret_key = control_key;
+  return HeadClient::open(std::move(options));
+}
+
+Result<std::unique_ptr<HeadClient>> open_head_client(const StageContext& ctx, const v1::HeadReady& head) {
+  BP_ASSIGN(std::string key, ctx.secret("control_secret_key"));
+  return open_head_client(head, Secret(std::move(key)));
 }
 
 }  // namespace bp::sdk

@@ -7,11 +7,14 @@
 #include <string>
 
 #include "bp/v1/rank.pb.h"
+#include "bp/v1/recipe.pb.h"
 #include "engine/base/clock.h"
 #include "engine/base/result.h"
 #include "engine/base/secret.h"
 
 namespace bp::sdk {
+
+class StageContext;
 
 struct HeadClientOptions {
   std::string endpoint;            // tcp://ADDRESS:rayclient_server_port
@@ -40,5 +43,11 @@ class HeadClient {
   Result<v1::HeadControlReply> ask(const v1::HeadControl& control, Deadline deadline);
   std::unique_ptr<Impl> impl_;
 };
+
+/// A client for the head that start_head made, with the control key given.
+Result<std::unique_ptr<HeadClient>> open_head_client(const v1::HeadReady& head, const Secret& control_key);
+/// The same with the run's own control key. kNotFound when the stage's
+/// definition does not say needs_secrets.
+Result<std::unique_ptr<HeadClient>> open_head_client(const StageContext& ctx, const v1::HeadReady& head);
 
 }  // namespace bp::sdk

@@ -19,13 +19,7 @@ Result<Watch> Watch::from_inputs(sdk::StageContext& ctx) {
 }
 
 Result<std::unique_ptr<sdk::HeadClient>> Watch::open_client(sdk::StageContext& ctx) const {
-  BP_ASSIGN(std::string key, ctx.secret("control_secret_key"));
-  sdk::HeadClientOptions options;
-  options.endpoint = head_.client_endpoint();
-  options.head_public_key = head_.head_public_key();
-  options.control_public_key = head_.control_public_key();
-  options.control_secret_key = Secret(std::move(key));
-  return sdk::HeadClient::open(std::move(options));
+  return sdk::open_head_client(ctx, head_);
 }
 
 std::optional<sdk::StageResult> Watch::judge_notice(sdk::StageContext& ctx,

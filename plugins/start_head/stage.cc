@@ -69,15 +69,6 @@ v1::HeadReady describe(const Inputs& in, const v1::ProcessStatus& process) {
   return head;
 }
 
-Result<std::unique_ptr<sdk::HeadClient>> client_of(const v1::HeadReady& head, const Secret& control_key) {
-  sdk::HeadClientOptions options;
-  options.endpoint = head.client_endpoint();
-  options.head_public_key = head.head_public_key();
-  options.control_public_key = head.control_public_key();
-  options.control_secret_key = control_key;
-  return sdk::HeadClient::open(std::move(options));
-}
-
 // The head that lives, when it answers to the control key of this run.
 std::optional<v1::HeadReady> find_whole(sdk::StageContext& ctx, const Inputs& in,
                                         const std::vector<v1::ProcessStatus>& processes) {
@@ -86,7 +77,7 @@ std::optional<v1::HeadReady> find_whole(sdk::StageContext& ctx, const Inputs& in
   for (const auto& p : processes) {
     if (p.process_key() != kKey) continue;
     v1::HeadReady head = describe(in, p);
-    auto client = client_of(head, Secret(*control_key));
+    auto client = sdk::open_head_client(head, Secret(*control_key));
     if (!client.ok()) return std::nullopt;
     // It may just be on its way up.
     const Deadline until = Deadline::in_ms(kAnswerMs);
@@ -170,7 +161,7 @@ std::string read_log_tail(sdk::NodeLink& link) {
 // Waits until the head answers. kPortBusy, kPeerLost when it ends meanwhile.
 Status wait_for_answer(sdk::StageContext& ctx, const Inputs& in, const v1::HeadReady& head,
                        const Secret& control_key, sdk::NodeLink& link) {
-  BP_ASSIGN(auto client, client_of(head, control_key));
+  BP_ASSIGN(auto client, sdk::open_head_client(head, control_key));
   const Deadline until = Deadline::in_ms(kStartMs);
   Deadline look = Deadline::in_ms(1'000);
   for (;;) {
