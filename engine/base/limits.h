@@ -19,6 +19,8 @@ inline constexpr int kSocketHighWater = 10'000;
 // Checkpoint and handle bytes that the journal keeps for a stage.
 inline constexpr size_t kCheckpointBytes = 256 << 10;
 inline constexpr size_t kStageOutputBytes = 1 << 20;
+// Payloads (inputs, outputs, signals) beyond this lie beside the log, by content hash.
+inline constexpr size_t kInlinePayloadBytes = 64 << 10;
 
 // Object store.
 inline constexpr size_t kListPageBytes = 16 << 20;
