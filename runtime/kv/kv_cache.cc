@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
 namespace bp::rt {
 namespace {
 
@@ -35,6 +37,18 @@ Status KvCache::admit(const v1::StepSequence& s) {
   for (uint64_t i = s.position() / shape_.block_tokens; i < needed; ++i)
     filled_[s.blocks(static_cast<int>(i))] =
         static_cast<uint32_t>(std::min<uint64_t>(shape_.block_tokens, end - i * shape_.block_tokens));
+  return {};
+}
+
+Status KvCache::copy(const v1::BlockCopy& c) {
+  if (c.from() >= shape_.blocks || c.to() >= shape_.blocks || c.from() == c.to())
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("copies: found {} to {}, expected two blocks less than {}", c.from(), c.to(), shape_.blocks),
+                 {}};
+  for (uint32_t l = 0; l < shape_.layers; ++l)
+    for (uint32_t h = 0; h < shape_.kv_heads; ++h)
+      std::memcpy(block(l, h, c.to()), block(l, h, c.from()), shape_.block_bytes());
+  filled_[c.to()] = filled_[c.from()];
   return {};
 }
 

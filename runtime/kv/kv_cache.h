@@ -32,6 +32,8 @@ class KvCache {
   /// Checks a sequence of a step and notes its tokens as written. kInvalidArgument names field, found,
   /// expected: block out of range, too few blocks, position behind tokens that no step wrote.
   Status admit(const v1::StepSequence& sequence);
+  /// Copies a whole block in every layer and head. kInvalidArgument: a block out of range, or onto itself.
+  Status copy(const v1::BlockCopy& copy);
   /// One layer and head (both counted within this rank) as `sequence` sees it.
   KvView view(uint32_t layer, uint32_t head, const v1::StepSequence& sequence) const;
   std::byte* block(uint32_t layer, uint32_t head, uint32_t block_id) const;

@@ -123,6 +123,7 @@ class LlamaRunner final : public ModelRunner {
         c.sequence_of.push_back(static_cast<uint32_t>(i));
       }
     }
+    for (const auto& copy : step.copies()) BP_TRY(kv_.copy(copy));
     for (const auto& s : step.sequences()) BP_TRY(kv_.admit(s));
     return c;
   }
