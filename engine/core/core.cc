@@ -50,7 +50,7 @@ Outcome apply(RunState& state, const v1::Event& event) {
     case v1::Event::kEndedWasLate:
       on_ended_was_late(step, event.ended_was_late());
       break;
-    case v1::Event::WHAT_NOT_SET:
+    default:
       step.out.accepted = Error{ErrorCode::kProtocol, "an event of an unknown kind", {}};
       break;
   }
