@@ -32,7 +32,7 @@ packages=(
   libboost1.81-all-dev libboost-json1.81-dev libboost-url1.81-dev
   libzmq3-dev cppzmq-dev libprotobuf-dev protobuf-compiler libsqlite3-dev catch2
   libspdlog-dev libfmt-dev libcurl4-openssl-dev libssl-dev libpcre2-dev libsodium-dev
-  libcli11-dev libbenchmark-dev python3 python3-venv python3-pip
+  libcli11-dev libbenchmark-dev libhowardhinnant-date-dev tzdata python3 python3-venv python3-pip
 )
 [ "$with_tests" = no ] || packages+=(clang-14 libclang-rt-14-dev jq iproute2)
 
