@@ -7,16 +7,15 @@
 //              The only thing that a commit must write. Never changed, only erased or archived.
 //   live       a snapshot of each run that is not ended and not younger than a moment: rows lag
 //              behind the log by a bounded tail, which recovery replays through the pure core.
-//   ended      a summary of each ended run, for list and search. Derived from the log: an
-//              implementation may keep it elsewhere, later, and build it anew (rebuild_search).
+//   ended      a summary of each ended run, for list and search. Part of the log's records too: an
+//              implementation may keep the index elsewhere, write it later, and build it anew.
 //   beside     secrets (sealed), meta, definitions and payloads by content hash.
 //
 // The only write is commit(Commit): atomic, in order, durable when its callback runs with OK, never
 // retried after an I/O error (the daemon stops instead). Reads see everything committed before they
 // started, except ended(): the caller keeps what is not yet searchable (searchable_up_to()).
-//
 // Thread: commit, and all reads, from the thread that opened it; `done` on a thread of the journal
-// (tests: inline). Backup and export may be called from any other thread meanwhile.
+// (tests: inline).
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -57,8 +56,8 @@ struct Entry {
   int64_t wall_ms = 0;
   uint32_t type = 0;        // number of the oneof member of bp.v1.Event
   Next next;                // after this event
-  std::string body;         // serialized bp.v1.Event; empty with `body_hash` set: erased
-  std::string body_hash;    // filled by reads
+  std::string body;         // serialized bp.v1.Event
+  std::string body_hash;    // set by reads when the body was erased, else empty
 };
 
 /// Snapshot of a live run.
@@ -140,6 +139,11 @@ struct EndedQuery {
   uint32_t limit = 100;
 };
 
+/// How long after its end a run's idempotency key still names it.
+inline constexpr int64_t kKeyKeptMs = 24 * 3'600'000;
+/// Whether every field that is set matches (before_run_number included).
+bool matches(const EndedRow& row, const EndedQuery& query);
+
 struct CheckOptions {
   bool integrity = true;   // the database's own check of its files
   bool chain = true;       // roots over all entries, dense numbers, previous_commit
@@ -164,11 +168,13 @@ class Journal {
   virtual Result<std::vector<Entry>> history(uint64_t run_number, uint64_t last_commit,
                                              uint64_t after_run_seq = 0) = 0;
 
-  // Ended runs. Run numbers up to searchable_up_to() of commits are contained.
-  virtual uint64_t searchable_up_to() = 0;  // commit number
-  /// Newest first.
+  // Ended runs, as of this commit number. kUnavailable from ended_by_key(): the index is being built
+  // anew and does not yet know all keys of the last day.
+  virtual uint64_t searchable_up_to() = 0;
+  /// Newest first: by falling run number.
   virtual Result<std::vector<EndedRow>> ended(const EndedQuery& query) = 0;
   virtual Result<std::optional<EndedRow>> ended_by_number(uint64_t run_number) = 0;
+  /// Of the runs that ended within kKeyKeptMs before the newest commit; the latest one.
   virtual Result<std::optional<EndedRow>> ended_by_key(const std::string& idempotency_key) = 0;
   virtual Result<std::map<int, uint64_t>> ended_counts() = 0;  // by state
 
