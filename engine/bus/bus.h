@@ -60,6 +60,9 @@ struct DialOptions {
   KeyPair keys;                   // tcp only: the client's pair
   std::string server_public_key;  // tcp only
   size_t max_message_bytes = 0;
+  /// Nothing is queued while there is no connection: send() then says kUnavailable. For peers that
+  /// repeat what counts and would rather know.
+  bool only_connected = false;
 };
 
 /// One per process; sockets must not outlive it. Runs the ZAP handler on a thread of its own.

@@ -18,6 +18,7 @@ struct Dealer::Impl {
 Status Dealer::Impl::dial() {
   if (options.max_message_bytes == 0) options.max_message_bytes = limits::kMessageBytes;
   BP_TRY(socket.set_common(options.max_message_bytes));
+  if (options.only_connected) BP_TRY(socket.set_int(ZMQ_IMMEDIATE, 1));
   if (!options.routing_id.empty()) BP_TRY(socket.set_text(ZMQ_ROUTING_ID, options.routing_id));
   if (options.endpoint.starts_with("tcp://")) {
     if (options.server_public_key.empty() || options.keys.public_key.empty()) {

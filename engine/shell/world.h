@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bp/v1/journal.pb.h"
 #include "engine/base/clock.h"
 #include "engine/base/process.h"
 #include "engine/base/result.h"
@@ -49,8 +50,12 @@ class Transport {
 };
 
 struct HostSpec {
-  std::string plugin;  // name; the file is PLUGIN_DIR/PLUGIN.so
+  std::string plugin;  // name; the file is PLUGIN_DIR/PLUGIN.so (or .py)
   std::string host_id;
+  std::string plugin_hash;    // the file that a run pins, by content; empty: the installed one
+  bool shared = false;        // many attempts; else one
+  uint32_t slots = 0;         // shared: attempts at a time
+  v1::ResourceLimits limits;  // not shared: what it may use
 };
 
 class Processes {
