@@ -1,6 +1,7 @@
 #include "engine/stage_host/host_calls.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 
 #include "engine/base/ids.h"
@@ -12,6 +13,13 @@ namespace {
 
 constexpr int64_t kAnswerGraceMs = 250;  // so that the daemon's own deadline error arrives first
 constexpr size_t kLogLineBytes = 16 << 10;
+constexpr int64_t kWaitMaxMs = 1'000'000'000;  // keeps nanoseconds in their type
+
+// Ids of different hosts and of the same host's earlier lives should not meet.
+uint64_t next_call_id() {
+  static std::atomic<uint64_t> next{std::stoull(random_hex(6), nullptr, 16) << 12};
+  return next++;
+}
 
 HostCalls* self_of(void* self) { return static_cast<HostCalls*>(self); }
 
@@ -31,9 +39,15 @@ void merge(v1::AttemptBeat& into, const v1::AttemptBeat& from) {
 
 }  // namespace
 
+int hand_option(const Options* options, bp_bytes name, void (*take)(void*, bp_bytes), void* arg) {
+  if (!options) return 0;
+  auto it = options->find(std::string_view(name.data, name.size));
+  if (it == options->end()) return 0;
+  take(arg, bp_bytes{it->second.data(), it->second.size()});
+  return 1;
+}
+
 HostCalls::HostCalls(std::function<void()> wake) : wake_(std::move(wake)) {
-  // Ids of different hosts and of the same host's earlier lives should not meet.
-  next_call_id_ = std::stoull(random_hex(6), nullptr, 16) << 12;
   table_.size = sizeof table_;
   table_.self = this;
   table_.beat = [](void* s, bp_bytes b) { self_of(s)->beat(b); };
@@ -48,6 +62,10 @@ HostCalls::HostCalls(std::function<void()> wake) : wake_(std::move(wake)) {
   table_.secret_put = [](void* s, const char* name, bp_bytes value) {
     return self_of(s)->secret_put(name, value);
   };
+  table_.option = [](void* s, bp_bytes name, void (*take)(void*, bp_bytes), void* arg) {
+    return self_of(s)->option(name, take, arg);
+  };
+  table_.wait = [](void* s, int64_t wait_ms) { return self_of(s)->wait(wait_ms); };
 }
 
 void HostCalls::push(v1::StageMessage message) {
@@ -82,7 +100,7 @@ int HostCalls::node_call(bp_bytes bytes, void (*take)(void*, bp_bytes), void* ar
   std::unique_lock lock(mutex_);
   // A stage may still undo things after a cancel; what ends a wait is a cancel that comes during it.
   const bool cancelled_before = cancel_asked_;
-  const uint64_t id = next_call_id_++;
+  const uint64_t id = next_call_id();
   pending.call.set_call_id(id);
   pending.call.mutable_command()->set_call_id(id);
   v1::StageMessage message;
@@ -128,8 +146,17 @@ void HostCalls::log(const char* level, bp_bytes text) {
   message.mutable_log()->set_wall_ms(SystemClock().wall_ms());
   {
     std::lock_guard lock(mutex_);
-    if (log_lines_ >= kLogLinesMax) {
+    if (line.size() > log_left_) {
+      log_left_ = 0;
+      ++log_beyond_;
+      return;
+    }
+    log_left_ -= line.size();
+    log_waiting_bytes_ += line.size();
+    while (log_lines_ >= kLogLinesMax || log_waiting_bytes_ > kLogWaitingBytes) {
       auto oldest = std::find_if(outgoing_.begin(), outgoing_.end(), [](const auto& m) { return m.has_log(); });
+      if (oldest == outgoing_.end()) break;
+      log_waiting_bytes_ -= std::min(log_waiting_bytes_, oldest->log().text().size());
       outgoing_.erase(oldest);
       --log_lines_;
       ++log_lines_dropped_;
@@ -158,6 +185,34 @@ int HostCalls::secret_put(const char* name, bp_bytes value) {
   const bool stored = secrets_[key].stored;
   secrets_.erase(key);
   return stored ? 0 : 1;
+}
+
+int HostCalls::option(bp_bytes name, void (*take)(void*, bp_bytes), void* arg) const {
+  std::shared_ptr<const Options> options;
+  {
+    std::lock_guard lock(mutex_);
+    options = options_;
+  }
+  return hand_option(options.get(), name, take, arg);
+}
+
+int HostCalls::wait(int64_t wait_ms) {
+  const int64_t until = monotonic_ns() + std::clamp<int64_t>(wait_ms, 0, kWaitMaxMs) * 1'000'000;
+  std::unique_lock lock(mutex_);
+  changed_.wait_until(lock, time_point(until), [&] { return cancel_asked_; });
+  return cancel_asked_ ? 1 : 0;
+}
+
+void HostCalls::limit_logs(uint64_t bytes) { log_left_ = bytes; }
+
+uint64_t HostCalls::log_lines_beyond() const {
+  std::lock_guard lock(mutex_);
+  return log_beyond_;
+}
+
+void HostCalls::set_options(std::shared_ptr<const Options> options) {
+  std::lock_guard lock(mutex_);
+  options_ = std::move(options);
 }
 
 void HostCalls::cancel(int64_t deadline_ms) {
@@ -219,7 +274,7 @@ std::vector<v1::StageMessage> HostCalls::take_outgoing() {
   }
   for (auto& m : outgoing_) out.push_back(std::move(m));
   outgoing_.clear();
-  log_lines_ = 0;
+  log_lines_ = log_waiting_bytes_ = 0;
   return out;
 }
 

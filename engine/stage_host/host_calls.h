@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -18,6 +19,11 @@
 
 namespace bp::stage_host {
 
+using Options = std::map<std::string, std::string, std::less<>>;
+
+/// Hands an option to `take` and returns 1; 0: there is none of that name.
+int hand_option(const Options* options, bp_bytes name, void (*take)(void*, bp_bytes), void* arg);
+
 class HostCalls {
  public:
   /// `wake` is called (any thread) when something waits to be sent.
@@ -27,6 +33,11 @@ class HostCalls {
 
   // For the socket loop.
   void cancel(int64_t deadline_ms);
+  /// Log lines beyond so many bytes of text are dropped and counted. Before the attempt begins.
+  void limit_logs(uint64_t bytes);
+  uint64_t log_lines_beyond() const;
+  /// Options of all attempts, as the daemon said in its HelloAck.
+  void set_options(std::shared_ptr<const Options> options);
   bool is_cancelled() const;
   void on_node_reply(const v1::NodeReply& reply);
   void on_notice(const v1::NodeNotice& notice);
@@ -43,7 +54,8 @@ class HostCalls {
   v1::StageMessage liveness() const;
 
   static constexpr int64_t kProgressMs = 50;
-  static constexpr size_t kLogLinesMax = 2000;    // while the daemon is away; older lines are dropped
+  static constexpr size_t kLogLinesMax = 2000;    // that wait to be sent; older lines are dropped
+  static constexpr size_t kLogWaitingBytes = 1 << 20;
   static constexpr size_t kNoticesMax = 10'000;
   static constexpr int64_t kSecretPutMs = 30'000;
 
@@ -62,6 +74,8 @@ class HostCalls {
   int node_notice(int64_t wait_ms, void (*take)(void*, bp_bytes), void* arg);
   void log(const char* level, bp_bytes text);
   int secret_put(const char* name, bp_bytes value);
+  int option(bp_bytes name, void (*take)(void*, bp_bytes), void* arg) const;
+  int wait(int64_t wait_ms);
   void push(v1::StageMessage message);
 
   bp_stage_host_v1 table_{};
@@ -69,8 +83,9 @@ class HostCalls {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<v1::StageMessage> outgoing_;
-  size_t log_lines_ = 0;
+  size_t log_lines_ = 0, log_waiting_bytes_ = 0;
   uint64_t log_lines_dropped_ = 0;
+  uint64_t log_left_ = UINT64_MAX, log_beyond_ = 0;  // bytes; lines beyond the limit
   v1::AttemptBeat known_;         // all that was ever reported, merged
   v1::AttemptBeat news_;          // since the last beat that was sent
   bool has_news_ = false;
@@ -78,7 +93,7 @@ class HostCalls {
   int64_t last_beat_ns_ = 0;
   bool cancel_asked_ = false;
   int64_t cancel_deadline_ns_ = 0;
-  uint64_t next_call_id_;
+  std::shared_ptr<const Options> options_;
   std::map<uint64_t, PendingCall> calls_;
   std::map<std::string, PendingSecret> secrets_;
   std::deque<v1::NodeNotice> notices_;

@@ -14,22 +14,19 @@
 #include "engine/bus/bus.h"
 #include "engine/stage_host/host_calls.h"
 #include "engine/stage_host/plugin_file.h"
+#include "engine/stage_host/result_check.h"
+#include "engine/stage_host/shared_loop.h"
 
 namespace bp::stage_host {
 namespace {
 
+constexpr uint32_t kProtocol = 1;
+constexpr size_t kBatchBytes = 1 << 20;
 constexpr int64_t kMs = 1'000'000;
 constexpr int64_t kQuietMs = 600;           // nothing heard for so long: the daemon may have restarted
 constexpr int64_t kHelloMs = 500;
 constexpr int64_t kResultMs = 500;
 constexpr int64_t kAwayCancelMs = 10'000;   // for a stage to end after the daemon stayed away
-constexpr uint32_t kProtocol = 1;
-
-void fill(v1::ErrorInfo* out, const Error& e) {
-  out->set_code(std::string(error_name(e.code)));
-  out->set_message(e.message);
-  out->set_remedy(std::string(e.what_to_do()));
-}
 
 class HostLoop {
  public:
@@ -46,6 +43,7 @@ class HostLoop {
   }
   void send_hello();
   void send(std::vector<v1::StageMessage> messages);
+  void send_batch(const v1::StageBatch& batch);
   void receive(const std::string& payload);
   void handle(const v1::StageMessage& message);
   void start_attempt(const v1::AttemptRef& ref, const v1::RunAttempt& attempt);
@@ -80,12 +78,21 @@ class HostLoop {
 
 void HostLoop::send(std::vector<v1::StageMessage> messages) {
   v1::StageBatch batch;
+  size_t bytes = 0;
   for (auto& m : messages) {
     m.set_sequence(++sequence_);
     if (has_attempt_) *m.mutable_ref() = ref_;
+    bytes += m.ByteSizeLong();
     *batch.add_messages() = std::move(m);
+    if (bytes < kBatchBytes) continue;
+    bytes = 0;
+    send_batch(batch);
+    batch.Clear();
   }
-  if (batch.messages_size() == 0) return;
+  if (batch.messages_size() > 0) send_batch(batch);
+}
+
+void HostLoop::send_batch(const v1::StageBatch& batch) {
   auto sent = dealer_.send(batch.SerializeAsString());
   // Lost messages are said again: beats by the next one, the rest by repeat_all().
   if (!sent.ok()) BP_LOG(debug, "message.dropped", "why={}", sent.error().message);
@@ -93,21 +100,7 @@ void HostLoop::send(std::vector<v1::StageMessage> messages) {
 
 void HostLoop::send_hello() {
   v1::StageMessage message;
-  auto* hello = message.mutable_hello();
-  hello->set_host_id(options_.host_id);
-  if (auto id = process_identity(::getpid()); id.ok()) {
-    hello->mutable_process()->set_pid(id->pid);
-    hello->mutable_process()->set_start_ticks(id->start_ticks);
-    hello->mutable_process()->set_boot_id(id->boot_id);
-  }
-  hello->set_protocol(kProtocol);
-  if (plugin_.ok()) {
-    hello->set_plugin((*plugin_)->name);
-    hello->set_plugin_version((*plugin_)->version);
-    hello->set_abi_version((*plugin_)->abi_version);
-  } else {
-    fill(hello->mutable_load_error(), plugin_.error());
-  }
+  *message.mutable_hello() = make_hello(options_, plugin_);
   hello_ns_ = monotonic_ns();
   ++hellos_;
   send({message});
@@ -126,6 +119,7 @@ void HostLoop::receive(const std::string& payload) {
 void HostLoop::handle(const v1::StageMessage& m) {
   if (m.has_hello_ack()) {
     if (!plugin_.ok()) acknowledged_ = true;
+    calls_.set_options(std::make_shared<const Options>(m.hello_ack().options().begin(), m.hello_ack().options().end()));
     // Every hello but the first was said because the daemon may have restarted since.
     if (hellos_ > 1 && has_attempt_) calls_.repeat_all();
     return;
@@ -176,12 +170,7 @@ void HostLoop::run_stage(std::string ref, std::string attempt) {
   {
     std::lock_guard lock(result_mutex_);
     if (!threw.empty() || !has_result_) {
-      result_.Clear();
-      result_.set_outcome(v1::AttemptResult::FAILED);
-      fill(result_.mutable_error(),
-           Error{ErrorCode::kPluginCrash,
-                 std::string("plugin ") + (*plugin_)->name +
-                     (threw.empty() ? " returned without a result" : " let an exception escape: " + threw), {}});
+      BP_CHECK(result_.ParseFromString(failed_result(broken_plugin((*plugin_)->name, threw))));
     }
     stage_done_ = true;
   }
@@ -192,20 +181,11 @@ void HostLoop::take_result(bp_bytes bytes) {
   std::lock_guard lock(result_mutex_);
   if (has_result_) return;  // the first one counts
   has_result_ = true;
-  Error wrong{ErrorCode::kProtocol, "", {}};
-  if (!result_.ParseFromArray(bytes.data, static_cast<int>(bytes.size))) {
-    wrong.message = "the result is no valid AttemptResult (" + std::to_string(bytes.size) + " bytes)";
+  if (auto fault = result_fault(bytes)) {
+    BP_CHECK(result_.ParseFromString(failed_result(*fault)));
+  } else {
+    BP_CHECK(result_.ParseFromArray(bytes.data, static_cast<int>(bytes.size)));
   }
-  for (const auto& [name, value] : result_.outputs()) {
-    if (value.size() <= limits::kStageOutputBytes) continue;
-    wrong = Error{ErrorCode::kTooLarge, "stage output \"" + name + "\" has " + std::to_string(value.size()) +
-                                            " bytes, at most " + std::to_string(limits::kStageOutputBytes) +
-                                            " are kept", {}};
-  }
-  if (wrong.message.empty()) return;
-  result_.Clear();
-  result_.set_outcome(v1::AttemptResult::FAILED);
-  fill(result_.mutable_error(), wrong);
 }
 
 void HostLoop::flush(int64_t now) {
@@ -278,6 +258,27 @@ int HostLoop::run() {
 
 }  // namespace
 
+v1::HostHello make_hello(const HostOptions& options, const Result<const bp_stage_v1*>& plugin) {
+  v1::HostHello hello;
+  hello.set_host_id(options.host_id);
+  if (auto id = process_identity(::getpid()); id.ok()) {
+    hello.mutable_process()->set_pid(id->pid);
+    hello.mutable_process()->set_start_ticks(id->start_ticks);
+    hello.mutable_process()->set_boot_id(id->boot_id);
+  }
+  hello.set_protocol(kProtocol);
+  hello.set_shared(options.slots > 0);
+  hello.set_slots(options.slots);
+  if (plugin.ok()) {
+    hello.set_plugin((*plugin)->name);
+    hello.set_plugin_version((*plugin)->version);
+    hello.set_abi_version((*plugin)->abi_version);
+  } else {
+    fill(hello.mutable_load_error(), plugin.error());
+  }
+  return hello;
+}
+
 int run_host(const HostOptions& options) {
   auto plugin = load_plugin(options.plugin);
   if (!plugin.ok()) BP_LOG(err, "plugin.refused", "{}", plugin.error().message);
@@ -286,12 +287,13 @@ int run_host(const HostOptions& options) {
     BP_LOG(err, "bus.failed", "{}", context.error().message);
     return kExitFailed;
   }
-  auto dealer = bus::Dealer::dial(**context, bus::DialOptions{options.endpoint, options.host_id, {}, {}, 0});
+  auto dealer = bus::Dealer::dial(**context, bus::DialOptions{options.endpoint, options.host_id, {}, {}, 0, options.slots > 0});
   if (!dealer.ok()) {
     BP_LOG(err, "daemon.unreachable", "endpoint={} why={}", options.endpoint, dealer.error().message);
     return kExitFailed;
   }
   Fd wake(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (options.slots > 0) return run_shared(options, std::move(plugin), **dealer, std::move(wake));
   HostLoop loop(options, std::move(plugin), **dealer, std::move(wake));
   return loop.run();
 }

@@ -1,4 +1,4 @@
-// bp-stage-host: runs one attempt of one stage plugin for bp-daemon.
+// bp-stage-host: runs one attempt of one stage plugin for bp-daemon; with --shared many of them.
 #include <signal.h>
 #include <unistd.h>
 
@@ -11,12 +11,16 @@
 
 int main(int argc, char** argv) {
   bp::bus::quiet_protobuf();
-  CLI::App app{"bp-stage-host: runs one attempt of one stage plugin; started by bp-daemon"};
+  CLI::App app{"bp-stage-host: runs attempts of one stage plugin; started by bp-daemon"};
   bp::stage_host::HostOptions options;
+  bool shared = false;
+  uint32_t slots = 512;
   std::string run_dir, log_level = "info", log_file;
   app.add_option("--plugin", options.plugin, "absolute path of the plugin's .so")->required();
   app.add_option("--endpoint", options.endpoint, "the daemon's stage socket, ipc://...")->required();
   app.add_option("--host-id", options.host_id, "name of this host at the daemon")->required();
+  app.add_flag("--shared", shared, "many attempts, until it is told to end or stays idle");
+  app.add_option("--slots", slots, "shared: attempts at a time")->check(CLI::Range(1, 65'536));
   app.add_option("--run-dir", run_dir, "the daemon's folder of sockets");
   app.add_option("--away-limit-ms", options.away_limit_ms, "end the attempt when the daemon stays away longer");
   app.add_option("--idle-limit-ms", options.idle_limit_ms, "end when no attempt arrives for so long");
@@ -27,6 +31,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
+  if (shared) options.slots = slots;
   ::setsid();  // fails only where the daemon has done it already
   bp::disable_core_dumps();
   ::signal(SIGPIPE, SIG_IGN);

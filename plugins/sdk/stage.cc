@@ -14,6 +14,13 @@ namespace {
 
 bp_bytes bytes_of(const std::string& s) { return bp_bytes{s.data(), s.size()}; }
 
+/// An older host's table may end before this member.
+template <class Member>
+bool has(const bp_stage_host_v1* host, Member bp_stage_host_v1::*member) {
+  const auto* at = reinterpret_cast<const char*>(&(host->*member));
+  return at + sizeof(Member) <= reinterpret_cast<const char*>(host) + host->size && host->*member;
+}
+
 void take_string(void* arg, bp_bytes b) { static_cast<std::string*>(arg)->assign(b.data, b.size); }
 
 void fill(v1::ErrorInfo* out, const Error& e) {
@@ -50,7 +57,12 @@ std::string StageContext::input(const std::string& name) const {
 
 std::string StageContext::option(const std::string& name, const std::string& otherwise) const {
   auto it = attempt_.options().find(name);
-  return it == attempt_.options().end() ? otherwise : it->second;
+  if (it != attempt_.options().end()) return it->second;
+  std::string value;
+  if (has(host_, &bp_stage_host_v1::option) && host_->option(host_->self, bytes_of(name), &take_string, &value) == 1) {
+    return value;
+  }
+  return otherwise;
 }
 
 Result<std::string> StageContext::secret(const std::string& name) const {
@@ -110,6 +122,7 @@ void StageContext::log(const std::string& level, const std::string& text) {
 bool StageContext::cancelled() const { return host_->cancelled(host_->self, nullptr) != 0; }
 
 bool StageContext::sleep_ms(int64_t ms) const {
+  if (has(host_, &bp_stage_host_v1::wait)) return host_->wait(host_->self, ms) == 0;
   Deadline until = Deadline::in_ms(ms);
   while (!until.passed()) {
     if (cancelled()) return false;
@@ -229,7 +242,7 @@ void run_attempt(Stage& stage, const bp_stage_host_v1* host, bp_bytes ref_bytes,
   bus::quiet_protobuf();  // a plugin may bring a copy of the library of its own
   v1::AttemptRef ref;
   v1::RunAttempt attempt;
-  if (host->size < sizeof(bp_stage_host_v1) ||
+  if (host->size < BP_STAGE_HOST_V1_MIN_SIZE ||
       !ref.ParseFromArray(ref_bytes.data, static_cast<int>(ref_bytes.size)) ||
       !attempt.ParseFromArray(attempt_bytes.data, static_cast<int>(attempt_bytes.size))) {
     hand_over(failed(Error{ErrorCode::kProtocol, "the host handed over a malformed attempt", {}}), take, arg);

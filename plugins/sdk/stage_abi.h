@@ -26,7 +26,7 @@ typedef struct bp_bytes {
 } bp_bytes;
 
 /* What a running attempt may ask of its host. All functions may be called from any thread until run()
- * returns. None blocks but node_call and secret_put. */
+ * returns. None blocks but node_call, node_notice, secret_put and wait. */
 typedef struct bp_stage_host_v1 {
   uint32_t size;
   void* self;
@@ -44,7 +44,14 @@ typedef struct bp_stage_host_v1 {
   void (*log)(void* self, const char* level, bp_bytes text);
   /* Stores a secret of the run; later stages that need secrets get it. 0: durable; 1: deadline. */
   int (*secret_put)(void* self, const char* name, bp_bytes value);
+  /* From here on only where `size` says so. */
+  /* An option that the host has for all its attempts; the attempt's own win. 1: it was handed to `take`. */
+  int (*option)(void* self, bp_bytes name, void (*take)(void* arg, bp_bytes value), void* arg);
+  /* Waits up to wait_ms, less once the attempt is to end: then 1, else 0. */
+  int (*wait)(void* self, int64_t wait_ms);
 } bp_stage_host_v1;
+/* What every host has. */
+#define BP_STAGE_HOST_V1_MIN_SIZE offsetof(bp_stage_host_v1, option)
 
 typedef struct bp_stage_v1 {
   uint32_t size;

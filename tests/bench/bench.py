@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 
@@ -60,6 +61,18 @@ def deploy_first_token():
         value = (time.monotonic() - begin) * 1000
         site.bp("stop", "bench")
         return value
+
+
+@benchmark("engine.host_attempt_us", "us", runs=5, aim=4)
+def host_attempt():
+    """CPU of a shared stage host for one attempt of a stage that does nothing, 256 bytes in and out, 512 in
+    flight: from the bytes of RunAttempt to the acknowledged result, all threads together."""
+    build = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build", "release")
+    done = subprocess.run([build + "/tests/bench_host", build + "/bin", build + "/tests/plugins/noop.so", "512",
+                           "200000"], capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise Failure(f"bench_host ended with {done.returncode}: {done.stderr}")
+    return json.loads(done.stdout)["host_attempt_us"]
 
 
 class warm_site:

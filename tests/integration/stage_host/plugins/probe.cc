@@ -9,6 +9,19 @@ struct Probe : bp::sdk::Stage {
   StageResult run(StageContext& ctx) override {
     const std::string what = ctx.option("do");
     if (what == "hello") return ctx.succeed("hello " + ctx.input("name"));
+    if (what == "echo") return ctx.succeed(ctx.input("name"));
+    if (what == "option") return ctx.succeed(ctx.option("common", "none"));
+    if (what == "spin") {  // works without ever asking its host
+      const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(std::stoi(ctx.option("ms")));
+      while (std::chrono::steady_clock::now() < until) {
+      }
+      return ctx.succeed("spun");
+    }
+    if (what == "sleep") return ctx.sleep_ms(std::stoi(ctx.option("ms"))) ? ctx.succeed("slept") : ctx.cancelled_result();
+    if (what == "deaf") {  // ignores its cancel
+      std::this_thread::sleep_for(std::chrono::milliseconds(std::stoi(ctx.option("ms"))));
+      return ctx.succeed("deaf");
+    }
     if (what == "throw") throw std::runtime_error("thrown on purpose");
     if (what == "crash") ::raise(SIGSEGV);
     if (what == "hang") std::this_thread::sleep_for(std::chrono::seconds(100));
