@@ -22,10 +22,10 @@ LlamaLayer::LlamaLayer(Shared* shared, uint32_t index, const LayerWeights& weigh
 
 Status LlamaLayer::run(const StepContext& c, Deadline deadline) {
   project_qkv(c);
+  rotate_and_store_all(c);
   const Activations mixed = s_->work->mixed.shape(c.tokens(), w_.o.cols, is_quantised(w_.o.type), kWide);
   attention(c, mixed);
-  quantise_all(*s_->ops, *s_->pool, mixed);
-  BP_TRY(add_cut_sum(w_.o, mixed, "attention output", deadline));
+  BP_TRY(add_cut_sum(StepOp::kAttentionOut, w_.o, mixed, deadline));
   return mlp(c, deadline);
 }
 
@@ -34,14 +34,20 @@ void LlamaLayer::project_qkv(const StepContext& c) {
   const uint32_t n = c.tokens();
   const bool quantised = is_quantised(w_.q.type) || is_quantised(w_.k.type) || is_quantised(w_.v.type);
   const Activations x = work.normed.shape(n, w_.q.cols, quantised, kWide);
+  StepTimer projecting(s_->profile, StepOp::kQkv);
   normalise(*s_->ops, *s_->pool, work.hidden.data(), w_.attn_norm, s_->config.rms_norm_eps, x);
   work.q.resize(size_t(n) * w_.q.rows);
   work.k.resize(size_t(n) * w_.k.rows);
   work.v.resize(size_t(n) * w_.v.rows);
   const MatmulJob jobs[] = {{&w_.q, work.q.data(), w_.q.rows}, {&w_.k, work.k.data(), w_.k.rows},
                             {&w_.v, work.v.data(), w_.v.rows}};
+  for (const MatmulJob& j : jobs) projecting.read(*j.weights, n);
   run_matmuls(*s_->ops, *s_->pool, jobs, x);
-  const uint32_t items = (n + kStoreTokens - 1) / kStoreTokens;
+}
+
+void LlamaLayer::rotate_and_store_all(const StepContext& c) {
+  StepTimer timer(s_->profile, StepOp::kRopeStore);
+  const uint32_t n = c.tokens(), items = (n + kStoreTokens - 1) / kStoreTokens;
   s_->pool->run(items, [&](uint32_t item, uint32_t) {
     rotate_and_store(c, item * kStoreTokens, std::min(n, (item + 1) * kStoreTokens));
   });
@@ -84,6 +90,7 @@ std::vector<LlamaLayer::AttentionItem> LlamaLayer::attention_items(const StepCon
 }
 
 void LlamaLayer::attention(const StepContext& c, const Activations& out) {
+  StepTimer timer(s_->profile, StepOp::kAttention);
   std::vector<AttentionItem> items = attention_items(c);
   s_->pool->run(static_cast<uint32_t>(items.size()),
                 [&](uint32_t i, uint32_t thread) { attend_item(c, out, items[i], thread); });
@@ -117,7 +124,10 @@ void LlamaLayer::attend_item(const StepContext& c, const Activations& out, const
   flush();
 }
 
-Status LlamaLayer::add_cut_sum(const PackedMatrix& w, const Activations& x, const char* name, Deadline deadline) {
+void LlamaLayer::cut_sums(StepOp op, const PackedMatrix& w, const Activations& x) {
+  StepTimer timer(s_->profile, op);
+  timer.read(w, x.tokens);
+  quantise_all(*s_->ops, *s_->pool, x);
   std::vector<int64_t>& sums = s_->work->sums;
   const size_t n = size_t(x.tokens) * w.rows;
   sums.resize(n + 1);
@@ -132,19 +142,34 @@ Status LlamaLayer::add_cut_sum(const PackedMatrix& w, const Activations& x, cons
     if (count) bad.fetch_add(count, std::memory_order_relaxed);
   });
   sums[n] = static_cast<int64_t>(bad.load());
-  BP_TRY(s_->group->sum_leaves(std::span(sums.data(), n + 1),
-                               fmt::format("layer {} {}", s_->shard.layers.begin + index_, name), deadline));
-  s_->ops->add_fixed(s_->work->hidden.data(), sums.data(), n);
+}
+
+Status LlamaLayer::add_cut_sum(StepOp op, const PackedMatrix& w, const Activations& x, Deadline deadline) {
+  cut_sums(op, w, x);
+  StepTimer timer(s_->profile, StepOp::kExchange);
+  std::vector<int64_t>& sums = s_->work->sums;
+  BP_TRY(s_->group->sum_leaves(sums, [&] {
+    return fmt::format("layer {} {}", s_->shard.layers.begin + index_, kStepOpNames[size_t(op)]);
+  }, deadline));
+  s_->ops->add_fixed(s_->work->hidden.data(), sums.data(), sums.size() - 1);
   return {};
 }
 
 Status LlamaLayer::mlp(const StepContext& c, Deadline deadline) {
+  const Activations gate = s_->work->gate.shape(c.tokens(), w_.gate.rows, is_quantised(w_.down.type), kWide);
+  gated(c, gate);
+  return add_cut_sum(StepOp::kDown, w_.down, gate, deadline);
+}
+
+void LlamaLayer::gated(const StepContext& c, const Activations& gate) {
+  StepTimer timer(s_->profile, StepOp::kGateUp);
   Workspace& work = *s_->work;
   const uint32_t n = c.tokens(), columns = w_.gate.rows;
+  timer.read(w_.gate, n);
+  timer.read(w_.up, n);
   const Activations x =
       work.normed.shape(n, w_.gate.cols, is_quantised(w_.gate.type) || is_quantised(w_.up.type), kWide);
   normalise(*s_->ops, *s_->pool, work.hidden.data(), w_.ffn_norm, s_->config.rms_norm_eps, x);
-  const Activations gate = work.gate.shape(n, columns, is_quantised(w_.down.type), kWide);
   if (work.up.size() < size_t(n) * columns) work.up.resize(size_t(n) * columns);
   float* up = work.up.data();
   ThreadPool& pool = *s_->pool;
@@ -159,8 +184,6 @@ Status LlamaLayer::mlp(const StepContext& c, Deadline deadline) {
     for (uint32_t t = 0; t < n; ++t)
       s_->ops->silu_mul(gate.f + size_t(t) * columns + from, up + size_t(t) * columns + from, to - from);
   });
-  quantise_all(*s_->ops, pool, gate);
-  return add_cut_sum(w_.down, gate, "MLP output", deadline);
 }
 
 }  // namespace bp::rt

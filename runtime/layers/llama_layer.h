@@ -9,6 +9,7 @@
 #include "engine/base/result.h"
 #include "engine/plan/model_header.h"
 #include "runtime/kv/kv_cache.h"
+#include "runtime/layers/step_profile.h"
 #include "runtime/layers/workspace.h"
 #include "runtime/ops/ops.h"
 #include "runtime/parallel/tensor_group.h"
@@ -43,6 +44,7 @@ class LlamaLayer {
     KvCache* kv = nullptr;
     TensorGroup* group = nullptr;
     Workspace* work = nullptr;
+    StepProfile* profile = nullptr;   // may stay null
     plan::ModelConfig config;
     plan::RankShard shard;
   };
@@ -56,11 +58,14 @@ class LlamaLayer {
   struct AttentionItem { uint32_t sequence, kv_head, head_begin, head_end, token_begin, token_end; };
 
   void project_qkv(const StepContext& c);
+  void rotate_and_store_all(const StepContext& c);
   void rotate_and_store(const StepContext& c, uint32_t begin, uint32_t end);
   void attention(const StepContext& c, const Activations& out);
   void attend_item(const StepContext& c, const Activations& out, const AttentionItem& item, uint32_t thread);
   std::vector<AttentionItem> attention_items(const StepContext& c) const;
-  Status add_cut_sum(const PackedMatrix& w, const Activations& x, const char* name, Deadline deadline);
+  Status add_cut_sum(StepOp op, const PackedMatrix& w, const Activations& x, Deadline deadline);
+  void cut_sums(StepOp op, const PackedMatrix& w, const Activations& x);
+  void gated(const StepContext& c, const Activations& gate);
   Status mlp(const StepContext& c, Deadline deadline);
 
   Shared* s_;

@@ -76,6 +76,8 @@ class LlamaRunner final : public ModelRunner {
 
   std::string numerics_class() const override { return numerics_class_here(exact_); }
 
+  void measure(StepProfile* profile) override { shared_.profile = profile; }
+
   std::vector<float> TEST_last_logits() const override { return logits_; }
 
  private:
@@ -129,6 +131,7 @@ class LlamaRunner final : public ModelRunner {
   }
 
   Status embed(const v1::Step& step, Deadline deadline) {
+    StepTimer timer(shared_.profile, StepOp::kEmbed);
     std::vector<uint32_t> tokens;
     for (const auto& s : step.sequences()) tokens.insert(tokens.end(), s.tokens().begin(), s.tokens().end());
     const uint32_t hidden = plan_.model.hidden;
@@ -159,17 +162,25 @@ class LlamaRunner final : public ModelRunner {
     logits_.clear();
     if (sampled.empty()) return result;
     const auto count = static_cast<uint32_t>(sampled.size());
-    const Activations x = work_.normed.shape(count, hidden, is_quantised(lm_head_.type), /*wide=*/true);
-    normalise(*shared_.ops, pool_, rows.data(), norm_, shared_.config.rms_norm_eps, x);
-    local_logits_.resize(size_t(count) * lm_head_.rows);
-    const MatmulJob job{&lm_head_, local_logits_.data(), lm_head_.rows};
-    run_matmuls(*shared_.ops, pool_, {&job, 1}, x);
+    lm_head(rows.data(), count);
     BP_TRY(group_.gather_vocab(local_logits_, count, logits_, deadline));
     if (shard_.tp_rank != 0) return result;
     return draw(sampled, vocab);
   }
 
+  /// local_logits_ from `count` rows of the residual stream.
+  void lm_head(const float* rows, uint32_t count) {
+    StepTimer timer(shared_.profile, StepOp::kLmHead);
+    timer.read(lm_head_, count);
+    const Activations x = work_.normed.shape(count, plan_.model.hidden, is_quantised(lm_head_.type), /*wide=*/true);
+    normalise(*shared_.ops, pool_, rows, norm_, shared_.config.rms_norm_eps, x);
+    local_logits_.resize(size_t(count) * lm_head_.rows);
+    const MatmulJob job{&lm_head_, local_logits_.data(), lm_head_.rows};
+    run_matmuls(*shared_.ops, pool_, {&job, 1}, x);
+  }
+
   Result<v1::StepResult> draw(const std::vector<const v1::StepSequence*>& sampled, uint32_t vocab) {
+    StepTimer timer(shared_.profile, StepOp::kSample);
     std::vector<Result<v1::SampledToken>> tokens(sampled.size(), Result<v1::SampledToken>(v1::SampledToken{}));
     pool_.run(static_cast<uint32_t>(sampled.size()), [&](uint32_t i, uint32_t) {
       const v1::StepSequence& s = *sampled[i];

@@ -15,6 +15,8 @@
 
 namespace bp::rt {
 
+struct StepProfile;
+
 /// Memory given from outside (memfd segments of bp-node), so that it outlives the rank.
 struct RunnerMemory {
   std::span<std::byte> weights;   // writable on the first load; see weights_key
@@ -62,6 +64,8 @@ class ModelRunner {
   virtual Result<v1::StepResult> execute(const v1::Step& step) = 0;
   /// Kernel set and instruction set ("avx512-vnni/fixed-order-q16", ".../exact-f32"): ranks of one group must agree.
   virtual std::string numerics_class() const = 0;
+  /// From now on adds what its steps cost to `profile` (null: no more). Not owned.
+  virtual void measure(StepProfile* profile) {}
   /// Test door: logits of the last token of each sampled sequence of the last step, [sequences, vocab].
   virtual std::vector<float> TEST_last_logits() const = 0;
 };

@@ -14,11 +14,12 @@ TensorGroup::TensorGroup(const plan::ShardPlan& plan, uint32_t rank, Communicato
     intervals_.push_back(plan.ranks[plan.ranks[rank].pp_rank * size_ + tp].vocab);
 }
 
-Status TensorGroup::sum_leaves(std::span<int64_t> sums, const std::string& where, Deadline deadline) {
+Status TensorGroup::sum_leaves(std::span<int64_t> sums, const std::function<std::string()>& where,
+                               Deadline deadline) {
   if (size_ > 1) BP_TRY(comm_->all_reduce_i64(sums, deadline));
   if (sums.back() != 0)
     return Error{ErrorCode::kCorruptData,
-                 fmt::format("{}: {} sums are not finite or beyond 2^20; weights or activations are broken", where,
+                 fmt::format("{}: {} sums are not finite or beyond 2^20; weights or activations are broken", where(),
                              sums.back()), {}};
   return {};
 }

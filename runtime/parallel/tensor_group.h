@@ -2,6 +2,7 @@
 // every order gives the same bits. One thread; collective: all ranks of the group call in the same order.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,7 +23,7 @@ class TensorGroup {
   /// Sums fixed-point leaf sums over the ranks, in place. `sums` has one element more than the data: this
   /// rank's count of sums that were not numbers, which becomes that of all. kCorruptData names `where`
   /// when it is not 0, on every rank alike; errors of the communicator.
-  Status sum_leaves(std::span<int64_t> sums, const std::string& where, Deadline deadline);
+  Status sum_leaves(std::span<int64_t> sums, const std::function<std::string()>& where, Deadline deadline);
   /// Each row of x [rows, cols] is held by one rank and 0 elsewhere (all bits clear): all get all rows.
   Status spread_rows(std::span<float> x, Deadline deadline);
   /// Rank r holds mine [rows, vocab interval of r]; tp_rank 0 gets all [rows, vocab], others nothing.

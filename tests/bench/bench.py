@@ -9,6 +9,7 @@ Each benchmark is a function that makes one measurement; what it needs is built 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,55 @@ def host_attempt():
     return json.loads(done.stdout)["host_attempt_us"]
 
 
+def build_file(name):
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build", "release", "tests", name)
+
+
+def printed(pattern, *command):
+    """The number that a program prints where `pattern` says."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    found = re.search(pattern, done.stdout)
+    if done.returncode != 0 or not found:
+        raise Failure(f"{' '.join(command)}: status {done.returncode}: {done.stdout[-500:]}")
+    return float(found.group(1))
+
+
+def runner_speed(what, *options):
+    return printed(rf"{re.escape(what)} ([0-9.]+)", build_file("bp-runtime-bench"), "--threads", "2", *options)
+
+
+# Peers: llama-bench 11434 (-t 2 -p 512 -n 64), on the Zen 5 machine with two cores that had these aims.
+for weights, name, decode_aim, decode_peer, prompt_aim, prompt_peer in (
+        ("file", "", 345, "llama.cpp Q4_1 122, Q4_0 230", 2820, "llama.cpp Q4_1 126-380, Q4_0 1,659"),
+        ("q8_0", "_q8_0", 210, "llama.cpp Q8_0 175", 1530, "llama.cpp Q8_0 1,021"),
+        ("bf16", "_bf16", 143, "llama.cpp BF16 119", 2530, "llama.cpp BF16 1,686")):
+    def decode(weights=weights):
+        return runner_speed("decode.1", "--as", weights, "--decode", "1")
+
+    def prompt(weights=weights):
+        return runner_speed("prompt.512", "--as", weights, "--prompt", "512")
+    shown = "the file's" if weights == "file" else weights.upper()
+    decode.__doc__ = f"Tokens a second of one stream, model runner alone, 2 threads, {shown} weights."
+    prompt.__doc__ = f"Tokens a second of a prompt of 512 tokens, model runner alone, 2 threads, {shown} weights."
+    benchmark(f"runtime.decode_tok_s{name}", "tok/s", runs=3, aim=decode_aim, peer=decode_peer)(decode)
+    benchmark(f"runtime.prompt_tok_s{name}", "tok/s", runs=3, aim=prompt_aim, peer=prompt_peer)(prompt)
+
+
+@benchmark("runtime.kl_q4_1", "nats", runs=1, aim=0.0033, limit=0.0033, peer="llama.cpp 0.0033")
+def runtime_kl():
+    """Mean KL divergence of the default mode from FP32 activations over the same Q4_1 weights, 3,976 tokens."""
+    return printed(r"mean KL ([0-9.e-]+)", build_file("golden_llama"), "the default mode stays near FP32")
+
+
+@benchmark("runtime.roofline", "tok/s", runs=1)
+def runtime_roofline():
+    """A table of the model's operations, one stream and a prompt: time, bytes, arithmetic, shares of the machine."""
+    done = subprocess.run([build_file("bp-runtime-bench"), "--decode", "1,16", "--prompt", "512", "--roofline"],
+                          stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    print(done.stdout, file=sys.stderr)
+    return float(re.search(r"decode.1 ([0-9.]+)", done.stdout).group(1))
+
+
 class warm_site:
     """One site for all runs of a benchmark, whose weight caches were filled by a first deployment."""
     site = None
@@ -118,10 +168,10 @@ def main():
             if b["limit"] is not None and value > b["limit"]:
                 missed += 1
             if args.json:
-                print(json.dumps(dict(name=name, value=round(value, 3), unit=b["unit"], runs=len(values),
+                print(json.dumps(dict(name=name, value=float(f"{value:.5g}"), unit=b["unit"], runs=len(values),
                                       aim=b["aim"], limit=b["limit"], peer=b["peer"])), flush=True)
             else:
-                print(f"{name:28} {value:10.1f} {b['unit']:6} {len(values):4} {min(values):10.1f} {max(values):10.1f} "
+                print(f"{name:28} {value:10.5g} {b['unit']:6} {len(values):4} {min(values):10.5g} {max(values):10.5g} "
                       f"{b['aim'] or '-':>8} {b['limit'] or '-':>8}  {b['peer']}", flush=True)
     except Failure as e:
         print(f"benchmark {name}: {e}", file=sys.stderr)
