@@ -102,13 +102,13 @@ Status Daemon::start() {
 
   const std::string stage_endpoint = "ipc://" + config_.run_dir + "/stage.sock";
   transport_ = std::make_unique<RealTransport>(
-      executor_, TransportOptions{"ipc://" + config_.run_dir + "/client.sock", stage_endpoint,
+      io_, TransportOptions{"ipc://" + config_.run_dir + "/client.sock", stage_endpoint,
                                   config_.state_dir + "/node_endpoint", std::move(keys)});
   processes_ = std::make_unique<RealProcesses>(
       io_, ProcessesOptions{settings.bin_dir, config_.plugin_dir, config_.run_dir,
                             config_.state_dir + "/logs", config_.log_level, stage_endpoint});
   BP_TRY(transport_->open(
-      [this](shell::Channel c, const bus::Peer& p, const std::string& m) {
+      [this](shell::Channel c, const bus::Peer& p, std::string_view m) {
         shell_->on_message(c, p, m);
       },
       [this](shell::Channel c, const std::string& id) { shell_->on_unreachable(c, id); }));

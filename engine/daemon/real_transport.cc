@@ -1,14 +1,27 @@
 #include "engine/daemon/real_transport.h"
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+
 #include "engine/base/files.h"
 #include "engine/base/log.h"
 
 namespace bp::daemon {
 
-RealTransport::RealTransport(shell::Executor& executor, TransportOptions options)
-    : executor_(executor), options_(std::move(options)) {}
+struct RealTransport::Open {
+  Open(boost::asio::io_context& io, bus::LoopSockets::SocketId i, int fd) : id(i), watched(io, fd) {}
+  ~Open() { watched.release(); }  // libzmq closes it
+  bus::LoopSockets::SocketId id;
+  boost::asio::posix::stream_descriptor watched;
+  bool waiting = false, posted = false;
+};
+
+RealTransport::RealTransport(boost::asio::io_context& io, TransportOptions options)
+    : io_(io), options_(std::move(options)) {}
 
 RealTransport::~RealTransport() {
+  open_.clear();
   sockets_.reset();
   context_.reset();
 }
@@ -17,9 +30,7 @@ Status RealTransport::open(OnMessage on_message, OnUnreachable on_unreachable) {
   on_message_ = std::move(on_message);
   on_unreachable_ = std::move(on_unreachable);
   BP_ASSIGN(context_, bus::Context::start());
-  BP_ASSIGN(sockets_, bus::SocketThread::start(*context_, [this](std::function<void()> f) {
-              executor_.post(std::move(f));
-            }));
+  sockets_ = std::make_unique<bus::LoopSockets>(*context_);
   BP_TRY(listen(shell::Channel::kStages, {options_.stage_endpoint, {}, {}}, nullptr));
   return listen_nodes();
 }
@@ -30,14 +41,50 @@ Status RealTransport::open_clients() {
 
 Status RealTransport::listen(shell::Channel channel, bus::ListenOptions options,
                              std::string* endpoint) {
-  auto listening = sockets_->listen(
-      std::move(options),
-      [this, channel](bus::Incoming m) { on_message_(channel, m.peer, m.payload); },
-      [this, channel](std::string routing_id) { on_unreachable_(channel, routing_id); });
-  if (!listening.ok()) return std::move(listening).error();
-  ids_[channel] = listening->id;
-  if (endpoint) *endpoint = listening->endpoint;
+  bus::LoopSockets::Handlers handlers;
+  handlers.on_message = [this, channel](const bus::Peer& peer, std::string_view payload) {
+    on_message_(channel, peer, payload);
+  };
+  // Not from within a send: who sends may be going through its list of peers.
+  handlers.on_unreachable = [this, channel](const std::string& routing_id) {
+    boost::asio::post(io_, [this, channel, routing_id] { on_unreachable_(channel, routing_id); });
+  };
+  BP_ASSIGN(auto listening, sockets_->listen(std::move(options), std::move(handlers)));
+  open_[channel] = std::make_unique<Open>(io_, listening.id, sockets_->fd(listening.id));
+  if (endpoint) *endpoint = listening.endpoint;
+  read_after_sending(channel);
   return {};
+}
+
+void RealTransport::watch(shell::Channel channel) {
+  Open& open = *open_.at(channel);
+  if (open.waiting) return;
+  open.waiting = true;
+  open.watched.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                          [this, channel](const boost::system::error_code& ec) {
+                            if (ec) return;
+                            open_.at(channel)->waiting = false;
+                            read(channel);
+                          });
+}
+
+// Goes on after other work of the loop had its turn.
+void RealTransport::read(shell::Channel channel) {
+  if (sockets_->read(open_.at(channel)->id) == bus::LoopSockets::After::kMore) {
+    return read_after_sending(channel);
+  }
+  watch(channel);
+}
+
+// A send may have swallowed the signal that something can be read.
+void RealTransport::read_after_sending(shell::Channel channel) {
+  Open& open = *open_.at(channel);
+  if (open.posted) return;
+  open.posted = true;
+  boost::asio::post(io_, [this, channel] {
+    open_.at(channel)->posted = false;
+    read(channel);
+  });
 }
 
 // Nodes remember the endpoint: the old port is taken again while it is free.
@@ -70,9 +117,11 @@ Status RealTransport::listen_nodes() {
 }
 
 void RealTransport::send(shell::Channel channel, const std::string& routing_id,
-                         std::string payload) {
-  auto it = ids_.find(channel);
-  if (it != ids_.end()) sockets_->send(it->second, routing_id, std::move(payload));
+                         std::string_view payload) {
+  auto it = open_.find(channel);
+  if (it == open_.end()) return;
+  sockets_->send(it->second->id, routing_id, payload);
+  read_after_sending(channel);
 }
 
 void RealTransport::allow_node(const std::string& public_key, const std::string& user) {

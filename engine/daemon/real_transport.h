@@ -1,5 +1,5 @@
 // The daemon's three listening sockets: clients and stage hosts over ipc, nodes over loopback TCP
-// with CURVE.
+// with CURVE. They live on the executor's thread: what arrives is handed on without a hand-over.
 #pragma once
 #include <functional>
 #include <map>
@@ -8,7 +8,12 @@
 #include <string>
 
 #include "engine/bus/bus.h"
+#include "engine/bus/loop_sockets.h"
 #include "engine/shell/world.h"
+
+namespace boost::asio {
+class io_context;
+}
 
 namespace bp::daemon {
 
@@ -21,9 +26,9 @@ struct TransportOptions {
 
 class RealTransport final : public shell::Transport {
  public:
-  RealTransport(shell::Executor& executor, TransportOptions options);
+  RealTransport(boost::asio::io_context& io, TransportOptions options);
   ~RealTransport() override;
-  using OnMessage = std::function<void(shell::Channel, const bus::Peer&, const std::string&)>;
+  using OnMessage = std::function<void(shell::Channel, const bus::Peer&, std::string_view)>;
   using OnUnreachable = std::function<void(shell::Channel, const std::string& routing_id)>;
 
   /// Chooses the nodes' endpoint (the one on file while it is free) and opens that socket and the
@@ -33,27 +38,33 @@ class RealTransport final : public shell::Transport {
   Status open_clients();
   const std::string& node_endpoint() const { return node_endpoint_; }
 
-  void send(shell::Channel channel, const std::string& routing_id, std::string payload) override;
+  void send(shell::Channel channel, const std::string& routing_id,
+            std::string_view payload) override;
   void allow_node(const std::string& public_key, const std::string& user) override;
   void forbid_node(const std::string& public_key) override;
 
  private:
   Status listen(shell::Channel channel, bus::ListenOptions options, std::string* endpoint);
   Status listen_nodes();
+  void watch(shell::Channel channel);
+  void read(shell::Channel channel);
+  void read_after_sending(shell::Channel channel);
 
   /// Read by the ZAP thread.
   struct Keys {
     std::mutex mutex;
     std::map<std::string, std::string, std::less<>> users;
   };
-  shell::Executor& executor_;
+  /// One open socket.
+  struct Open;
+  boost::asio::io_context& io_;
   TransportOptions options_;
   OnMessage on_message_;
   OnUnreachable on_unreachable_;
   std::shared_ptr<Keys> keys_ = std::make_shared<Keys>();
   std::unique_ptr<bus::Context> context_;
-  std::unique_ptr<bus::SocketThread> sockets_;
-  std::map<shell::Channel, bus::SocketThread::SocketId> ids_;
+  std::unique_ptr<bus::LoopSockets> sockets_;
+  std::map<shell::Channel, std::unique_ptr<Open>> open_;
   std::string node_endpoint_;
 };
 

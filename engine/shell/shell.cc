@@ -133,7 +133,7 @@ void Shell::stop() {
   impl_->conductor.halt();
 }
 
-void Shell::on_message(Channel channel, const bus::Peer& peer, const std::string& payload) {
+void Shell::on_message(Channel channel, const bus::Peer& peer, std::string_view payload) {
   if (impl_->stopped) return;
   if (channel == Channel::kClients) {
     auto m = bus::parse<v1::ClientRequest>(payload);

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bp/v1/control.pb.h"
@@ -31,7 +32,7 @@ class Shell {
   /// No more events or actions; deployments, hosts and nodes run on.
   void stop();
 
-  void on_message(Channel channel, const bus::Peer& peer, const std::string& payload);
+  void on_message(Channel channel, const bus::Peer& peer, std::string_view payload);
   void on_unreachable(Channel channel, const std::string& routing_id);
 
   /// For tests and metrics.

@@ -43,7 +43,7 @@ class Transport {
  public:
   virtual ~Transport() = default;
   /// Does not block; what cannot be delivered is dropped (Shell::on_unreachable tells).
-  virtual void send(Channel channel, const std::string& routing_id, std::string payload) = 0;
+  virtual void send(Channel channel, const std::string& routing_id, std::string_view payload) = 0;
   /// From now on a node that presents this CURVE key (Z85) is let in as `user`.
   virtual void allow_node(const std::string& public_key, const std::string& user) = 0;
   virtual void forbid_node(const std::string& public_key) = 0;

@@ -113,9 +113,10 @@ class World::SimStore final : public storage::Store {
 class World::SimTransport final : public shell::Transport {
  public:
   explicit SimTransport(World& w) : w_(w) {}
-  void send(shell::Channel channel, const std::string& routing_id, std::string payload) override {
+  void send(shell::Channel channel, const std::string& routing_id,
+            std::string_view bytes) override {
     World& w = w_;
-    w.time.in(w.time.pick(0, 2), [&w, channel, routing_id, payload = std::move(payload)] {
+    w.time.in(w.time.pick(0, 2), [&w, channel, routing_id, payload = std::string(bytes)] {
       if (channel == shell::Channel::kStages) return w.to_host(routing_id, payload);
       v1::ClientReply reply;
       if (reply.ParseFromString(payload))

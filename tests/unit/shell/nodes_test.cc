@@ -65,9 +65,9 @@ struct FakeWorld final : Random, Transport, Processes, StageLogs {
        [this](const std::string&) { ++changes; }}};
 
   std::string id(std::string_view p) override { return std::string(p); }
-  void send(Channel, const std::string& to, std::string payload) override {
+  void send(Channel, const std::string& to, std::string_view bytes) override {
     v1::NodeMessage m;
-    REQUIRE(m.ParseFromString(payload));
+    REQUIRE(m.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())));
     sent.emplace_back(to, std::move(m));
   }
   void allow_node(const std::string& key, const std::string& user) override { keys[key] = user; }
