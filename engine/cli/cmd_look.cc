@@ -7,6 +7,7 @@
 #include "engine/cli/access.h"
 #include "engine/cli/json_view.h"
 #include "engine/cli/output.h"
+#include "engine/cli/parse_words.h"
 #include "engine/cli/progress.h"
 
 namespace bp::cli {
@@ -14,9 +15,16 @@ namespace {
 
 constexpr size_t kPromptBytes = 4 << 20;
 
-Result<v1::RunView> show(Session& session, const std::string& id) {
+/// `at`: empty (now), the number of an event, or a time.
+Result<v1::RunView> show(Session& session, const std::string& id, const std::string& at = {}) {
   v1::ClientRequest request;
   request.mutable_show()->set_id(id);
+  if (!at.empty() && at.size() < 10 && at.find_first_not_of("0123456789") == std::string::npos) {
+    request.mutable_show()->set_at_event(std::stoull(at));
+  } else if (!at.empty()) {
+    BP_ASSIGN(int64_t wall_ms, parse_time_ms(at, SystemClock().wall_ms()));
+    request.mutable_show()->set_at_wall_ms(wall_ms);
+  }
   BP_ASSIGN(v1::ClientReply reply, session.ask(request));
   return std::move(*reply.mutable_run());
 }
@@ -65,14 +73,29 @@ int run_access(const Options& o) {
 int run_list(const Options& o) {
   Session session(o.paths);
   v1::ClientRequest request;
-  request.mutable_list()->set_all(o.all);
+  const FilterOptions& f = o.engine.filter;
+  request.mutable_list()->set_all(o.all || f.any());
+  request.mutable_list()->set_limit(o.engine.limit);
+  request.mutable_list()->set_before_run_number(o.engine.before);
+  if (f.any()) {
+    auto filter = parse_filter(f, SystemClock().wall_ms());
+    if (!filter.ok()) return fail(o, filter.error());
+    *request.mutable_list()->mutable_filter() = std::move(*filter);
+  }
   auto reply = session.ask(request);
   if (!reply.ok()) return fail(o, reply.error());
   const v1::RunList& list = reply->list();
-  if (!o.json) {
-    const std::string text = list_text(list, SystemClock().wall_ms());
-    print_line(text.substr(0, text.size() - 1));
+  if (o.engine.count) {
+    for (const auto& c : list.counts())
+      print_line(o.json ? to_json(c) : fmt::format("{:<14} {}", state_word(c.state()), c.count()));
     return 0;
+  }
+  if (!o.json && list.next_before_run_number() != 0)
+    fmt::print(stderr, "there are more: --before {}\n", list.next_before_run_number());
+  if (!o.json) {
+      const std::string text = list_text(list, SystemClock().wall_ms());
+      print_line(text.substr(0, text.size() - 1));
+      return 0;
   }
   std::string out = "[";
   for (const auto& run : list.runs()) out += (out.size() > 1 ? "," : "") + to_json(run);
@@ -82,7 +105,7 @@ int run_list(const Options& o) {
 
 int run_show(const Options& o) {
   Session session(o.paths);
-  auto run = show(session, o.id);
+  auto run = show(session, o.id, o.engine.at);
   if (!run.ok()) return fail(o, run.error());
   std::string text = o.json ? to_json(*run) : run_text(*run, SystemClock().wall_ms());
   if (!text.empty() && text.back() == '\n') text.pop_back();

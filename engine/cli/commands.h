@@ -8,6 +8,7 @@
 #include "bp/v1/common.pb.h"
 #include "engine/base/error.h"
 #include "engine/cli/embedded.h"
+#include "engine/cli/engine_options.h"
 #include "engine/cli/generate.h"
 #include "engine/cli/paths.h"
 
@@ -31,6 +32,7 @@ struct Options {
   std::string out_file;
   bool binary = false;  // generate over the head's client port
   GenerateOptions generate;
+  EngineOptions engine;
 };
 
 int run_up(const Options& o);
@@ -48,5 +50,38 @@ int run_stop(const Options& o);
 int run_doctor(const Options& o);
 int run_daemon_stop(const Options& o);
 int run_daemon_status(const Options& o);
+int run_daemon_pause(const Options& o);  // and resume
+// runs of any workflow
+int run_start(const Options& o);
+int run_fork(const Options& o);
+int run_pause(const Options& o);
+int run_resume(const Options& o);
+int run_cancel_many(const Options& o);
+int run_stop_many(const Options& o);
+int run_retry_many(const Options& o);
+int run_release(const Options& o);
+int run_migrate(const Options& o);
+int run_signal(const Options& o);
+int run_change(const Options& o);
+int run_history(const Options& o);
+int run_query(const Options& o);
+// definitions, limits, schedules
+int run_workflow_register(const Options& o);
+int run_workflow_list(const Options& o);
+int run_workflow_show(const Options& o);
+int run_workflow_diff(const Options& o);
+int run_limit_set(const Options& o);
+int run_limit_list(const Options& o);
+int run_schedule_set(const Options& o);
+int run_schedule_drop(const Options& o);
+int run_schedule_list(const Options& o);
+int run_schedule_trigger(const Options& o);
+// the journal
+int run_journal_backup(const Options& o);
+int run_journal_export(const Options& o);
+int run_journal_import(const Options& o);
+int run_journal_check(const Options& o);
+int run_journal_archive(const Options& o);
+int run_journal_rebuild_search(const Options& o);
 
 }  // namespace bp::cli

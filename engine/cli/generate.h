@@ -15,7 +15,7 @@ struct GenerateOptions {
   std::string prompt;
   std::string system;  // empty: none
   uint32_t max_tokens = 256;
-  double temperature = 0;        // greedy
+  double temperature = 0;  // greedy
   std::optional<double> top_p;
   std::optional<uint32_t> top_k;
   std::optional<uint64_t> seed;

@@ -1,9 +1,12 @@
 #include "engine/cli/json_view.h"
 
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/stubs/common.h>
+#include <sodium.h>
 
 #include <boost/json.hpp>
 #include <cctype>
+#include <map>
 
 #include "bp/v1/control.pb.h"
 
@@ -16,6 +19,20 @@ using google::protobuf::Message;
 using google::protobuf::Reflection;
 
 json::value message_value(const Message& m);
+
+/// Text as it is; bytes that are no UTF-8 as {"base64": ...}.
+json::value bytes_value(const std::string& bytes) {
+  if (google::protobuf::internal::IsStructurallyValidUTF8(bytes.data(), int(bytes.size())))
+    return json::string(bytes);
+  std::string out(sodium_base64_ENCODED_LEN(bytes.size(), sodium_base64_VARIANT_ORIGINAL), '\0');
+  sodium_bin2base64(out.data(), out.size(), reinterpret_cast<const unsigned char*>(bytes.data()),
+                    bytes.size(), sodium_base64_VARIANT_ORIGINAL);
+  out.pop_back();  // its terminating zero
+  return json::object{{"base64", out}};
+}
+
+/// A map field as an object, sorted by key.
+json::value map_value(const Message& m, const FieldDescriptor* f);
 
 /// Field `f` of `m`; element `i` of it when i >= 0.
 json::value field_value(const Message& m, const FieldDescriptor* f, int i) {
@@ -39,12 +56,26 @@ json::value field_value(const Message& m, const FieldDescriptor* f, int i) {
     case FieldDescriptor::CPPTYPE_ENUM:
       return json::string(enum_word(many ? r->GetRepeatedEnum(m, f, i) : r->GetEnum(m, f)));
     case FieldDescriptor::CPPTYPE_STRING:
-      return json::string(many ? r->GetRepeatedString(m, f, i) : r->GetString(m, f));
+      return bytes_value(many ? r->GetRepeatedString(m, f, i) : r->GetString(m, f));
     case FieldDescriptor::CPPTYPE_MESSAGE:
       if (many) return message_value(r->GetRepeatedMessage(m, f, i));
       return r->HasField(m, f) ? message_value(r->GetMessage(m, f)) : json::value(nullptr);
   }
   return nullptr;
+}
+
+json::value map_value(const Message& m, const FieldDescriptor* f) {
+  std::map<std::string, json::value> sorted;
+  for (int i = 0; i < m.GetReflection()->FieldSize(m, f); ++i) {
+    const Message& entry = m.GetReflection()->GetRepeatedMessage(m, f, i);
+    const FieldDescriptor* key = entry.GetDescriptor()->map_key();
+    const json::value k = field_value(entry, key, -1);
+    sorted[k.is_string() ? std::string(k.as_string()) : json::serialize(k)] =
+        field_value(entry, entry.GetDescriptor()->map_value(), -1);
+  }
+  json::object out;
+  for (auto& [k, v] : sorted) out[k] = std::move(v);
+  return out;
 }
 
 json::value message_value(const Message& m) {
@@ -54,6 +85,10 @@ json::value message_value(const Message& m) {
     const FieldDescriptor* f = d->field(n);
     if (!f->is_repeated()) {
       out[f->name()] = field_value(m, f, -1);
+      continue;
+    }
+    if (f->is_map()) {
+      out[f->name()] = map_value(m, f);
       continue;
     }
     json::array list;

@@ -1,5 +1,5 @@
-// What a recipe would become, found out by this program itself: it lists the stores and reads the model's
-// header as the validate stage does, without a daemon.
+// What a recipe would become, found out by this program itself: it lists the stores and reads the
+// model's header as the validate stage does, without a daemon.
 #pragma once
 #include <optional>
 
@@ -11,7 +11,8 @@ namespace bp::cli {
 
 struct Outlook {
   v1::DeploymentPlan plan;
-  /// Set when a store could not be looked into from here: the plan then has only what the recipe says.
+  /// Set when a store could not be looked into from here: the plan then has only what the recipe
+  /// says.
   std::optional<Error> unknown;
 };
 

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 
 #include "engine/base/files.h"
 #include "engine/base/secret.h"
@@ -53,6 +54,16 @@ Result<std::string> read_input(const std::string& path, size_t max_bytes) {
           {}};
     }
   }
+}
+
+std::string time_text(int64_t wall_ms) {
+  if (wall_ms == 0) return "-";
+  const std::time_t seconds = wall_ms / 1000;
+  std::tm t{};
+  ::gmtime_r(&seconds, &t);
+  char text[32];
+  std::strftime(text, sizeof text, "%F %T", &t);
+  return fmt::format("{}.{:03}", text, wall_ms % 1000);
 }
 
 bool terminal() {

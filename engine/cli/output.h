@@ -9,8 +9,8 @@
 
 namespace bp::cli {
 
-/// Prints the error, or the problems of `info` one by one, and returns its exit code. With --json also as JSON on
-/// standard output.
+/// Prints the error, or the problems of `info` one by one, and returns its exit code. With --json
+/// also as JSON on standard output.
 int fail(const Options& o, const Error& error, const v1::ErrorInfo* info = nullptr);
 
 /// One line on standard output.
@@ -27,6 +27,9 @@ Result<v1::RunView> wait_for(const Options& o, Session& session, const std::stri
 
 /// 0 when it serves, succeeded, or was brought to an end on purpose; else 1 after printing why.
 int report_end(const Options& o, const v1::RunView& run);
+
+/// "2026-11-23 14:00:05.123" (UTC); "-" of 0.
+std::string time_text(int64_t wall_ms);
 
 /// Whether standard error is a terminal that can redraw lines.
 bool terminal();
