@@ -34,7 +34,7 @@ packages=(
   libspdlog-dev libfmt-dev libcurl4-openssl-dev libssl-dev libpcre2-dev libsodium-dev
   libcli11-dev libbenchmark-dev libhowardhinnant-date-dev tzdata python3 python3-venv python3-pip
 )
-[ "$with_tests" = no ] || packages+=(clang-14 libclang-rt-14-dev jq iproute2)
+[ "$with_tests" = no ] || packages+=(clang-14 libclang-rt-14-dev jq iproute2 spin)
 
 install_packages() {
   command -v dpkg-query >/dev/null || die "this is not Debian (no dpkg). Install by hand: ${packages[*]}"
