@@ -25,6 +25,9 @@ class MemoryJournal final : public Journal {
   Result<std::optional<EndedRow>> ended_by_number(uint64_t run_number) override;
   Result<std::optional<EndedRow>> ended_by_key(const std::string& idempotency_key) override;
   Result<std::map<int, uint64_t>> ended_counts() override;
+  Result<std::optional<uint64_t>> number_of_old_id(const std::string&) override {
+    return std::optional<uint64_t>();
+  }
   Result<std::map<std::string, std::string>> secrets_of(uint64_t run_number) override;
   Result<std::optional<std::string>> blob(const std::string& hash) override;
   Result<std::vector<std::string>> check(const CheckOptions& options) override;

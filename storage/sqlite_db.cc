@@ -58,10 +58,11 @@ Status Statement::run() {
   return {};
 }
 
-Result<Database> Database::open(const std::string& path, int flags) {
+Result<Database> Database::open(const std::string& path, int flags, const std::string& vfs) {
   Database d;
   const int rc = sqlite3_open_v2(path.c_str(), &d.db_,
-                                 flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, nullptr);
+                                 flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
+                                 vfs.empty() ? nullptr : vfs.c_str());
   if (rc != SQLITE_OK) {
     const int system = d.db_ ? sqlite3_system_errno(d.db_) : 0;
     if (system != 0 && system != ENOSPC) return errno_error("open journal " + path, system);

@@ -70,7 +70,8 @@ class Statement {
 class Database {
  public:
   Database() = default;
-  static Result<Database> open(const std::string& path, int flags);
+  /// `vfs`: name of a registered one; empty: the default.
+  static Result<Database> open(const std::string& path, int flags, const std::string& vfs = {});
   Database(Database&& o) noexcept : db_(std::exchange(o.db_, nullptr)) {}
   Database& operator=(Database&& o) noexcept {
     std::swap(db_, o.db_);
