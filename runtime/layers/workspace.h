@@ -23,7 +23,7 @@ class ActivationBuffer {
     grow(q_, n);
     grow(d_, n / kQuantBlock);
     grow(s_, n / kQuantBlock);
-    grow(isum_, n / kQuantBlock);
+    grow(zero_, n / kQuantBlock);
     a.q = q_.data();
     if (wide) {
       grow(lo_, n);
@@ -31,7 +31,7 @@ class ActivationBuffer {
     }
     a.d = d_.data();
     a.s = s_.data();
-    a.isum = isum_.data();
+    a.zero = zero_.data();
     return a;
   }
 
@@ -40,7 +40,7 @@ class ActivationBuffer {
   static void grow(std::vector<T>& v, size_t n) { if (v.size() < n) v.resize(n); }
   std::vector<float> f_, d_, s_;
   std::vector<int8_t> q_, lo_;
-  std::vector<int32_t> isum_;
+  std::vector<int32_t> zero_;
 };
 
 struct Workspace {

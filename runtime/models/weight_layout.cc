@@ -18,7 +18,7 @@ class Builder {
                              shard_.layers.begin, shard_.layers.end, shard_.q_heads.begin, shard_.q_heads.end,
                              shard_.kv_heads.begin, shard_.kv_heads.end, shard_.ffn.begin, shard_.ffn.end,
                              shard_.vocab.begin, shard_.vocab.end, shard_.has_embedding, shard_.has_lm_head,
-                             exact_ ? "exact" : "packed");
+                             exact_ ? "exact" : "packed in streams");
     if (shard_.has_embedding) {
       BP_ASSIGN(out_.embedding, vocabulary("model.embed_tokens"));
     }

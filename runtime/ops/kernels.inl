@@ -4,7 +4,7 @@
 //      max(a, b) = a > b ? a : b, min(a, b) = a < b ? a : b, first(v, n) = v with lanes from n on as 0,
 //      scale_by_power(p, t) = p * 2^n for t = n + kRoundMagic
 //   load_weight, store_element for F32Weight, F16Weight, BF16Weight
-//   Acc, Bytes and the dot products of 16 rows x 4 columns: q8_init, q8_dot, q4_init, q4_dot, to_float,
+//   Acc, Bytes and the dot products of 16 rows x 4 columns: q8_init(zero), zero_acc, q8_dot, q4_dot, to_float,
 //      join_halves(high, low) = 128 * high + low
 //   quantise_block, add_to_fixed, root, kWideTile (tiles of 8 tokens fit the registers), kOpsName
 // Nothing from the standard library with linkage may be used here: this code is compiled per instruction set.
@@ -50,98 +50,135 @@ inline float top_of(const float* x, size_t n) {
 
 /// One group of 16 rows over `cols` columns for TN tokens: acc[t] is the sum over the leaf.
 template <class T, int TN>
-inline void float_tile(const std::byte* g, uint32_t cols, const float* const* x, F* acc) {
+inline void float_tile(const std::byte* g, uint32_t cols, const float* x, size_t ld, F* acc) {
   for (int t = 0; t < TN; ++t) acc[t] = F::zero();
   const T* w = reinterpret_cast<const T*>(g);
   for (uint32_t c = 0; c < cols; ++c) {
     const F wc = load_weight(w + size_t(c) * 16);
-    for (int t = 0; t < TN; ++t) acc[t] = F::fma(wc, F::set1(x[t][c]), acc[t]);
+#pragma GCC unroll 8
+    for (int t = 0; t < TN; ++t) acc[t] = F::fma(wc, F::set1(x[t * ld + c]), acc[t]);
   }
 }
 
-struct QuantRow {
+/// Quantised activations of a panel from one leaf's first column on.
+struct Panel {
   const int8_t* q;
-  const int8_t* lo;   // null for 8-bit activations
+  const int8_t* lo;
   const float* d;
   const float* s;
-  const int32_t* isum;
+  const int32_t* zero;
 };
 
-template <int TN, bool Wide>
-inline void q8_tile(const std::byte* g, uint32_t cols, const QuantRow* x, F* acc) {
-  const uint32_t blocks = cols / 32;
-  const std::byte* scales = g + size_t(blocks) * 512;
+// The tiles below take TN tokens of a panel of W. They ask for memory `ahead` bytes further on.
+
+template <int TN, int W, bool Wide>
+inline void q8_tile(const std::byte* g, uint32_t blocks, Panel x, size_t ahead, F* acc) {
+#pragma GCC unroll 8
   for (int t = 0; t < TN; ++t) acc[t] = F::zero();
   for (uint32_t b = 0; b < blocks; ++b) {
+    const std::byte* block = g + q8_block_at(b);
+    for (int line = 0; line < 8; ++line) __builtin_prefetch(block + ahead + line * 64);
+    if (b & 1) __builtin_prefetch(block + ahead + 512);
     Acc sum[TN], high[TN];
-    for (int t = 0; t < TN; ++t) sum[t] = q8_init(x[t].isum[b]);
-    if constexpr (Wide) for (int t = 0; t < TN; ++t) high[t] = q4_init();
+#pragma GCC unroll 8
+    for (int t = 0; t < TN; ++t) {
+      sum[t] = q8_init(x.zero + t);
+      if constexpr (Wide) high[t] = zero_acc();
+    }
+#pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) {
-      const Bytes w = load_bytes(g + size_t(b) * 512 + j * 64);
+      const Bytes w = load_bytes(block + j * 64);
+#pragma GCC unroll 8
       for (int t = 0; t < TN; ++t) {
-        if constexpr (Wide) high[t] = q8_dot(high[t], w, x[t].q + b * 32 + j * 4);
-        sum[t] = q8_dot(sum[t], w, (Wide ? x[t].lo : x[t].q) + b * 32 + j * 4);
+        const int at = (j * W + t) * 4;
+        if constexpr (Wide) high[t] = q8_dot(high[t], w, x.q + at);
+        sum[t] = q8_dot(sum[t], w, (Wide ? x.lo : x.q) + at);
       }
     }
-    if constexpr (Wide) for (int t = 0; t < TN; ++t) sum[t] = join_halves(high[t], sum[t]);
-    const F d = F::from_f16(reinterpret_cast<const uint16_t*>(scales) + b * 16);
-    for (int t = 0; t < TN; ++t)
-      acc[t] = F::fma(to_float(sum[t]), F::mul(d, F::set1(x[t].d[b])), acc[t]);
+    const F d = F::from_f16(reinterpret_cast<const uint16_t*>(g + q8_scale_at(b, blocks)));
+#pragma GCC unroll 8
+    for (int t = 0; t < TN; ++t) {
+      if constexpr (Wide) sum[t] = join_halves(high[t], sum[t]);
+      acc[t] = F::fma(to_float(sum[t]), F::mul(d, F::set1(x.d[t])), acc[t]);
+    }
+    x = {x.q + 32 * W, Wide ? x.lo + 32 * W : nullptr, x.d + W, nullptr, x.zero + W};
   }
 }
 
-template <int TN, bool Wide>
-inline void q4_tile(const std::byte* g, uint32_t cols, const QuantRow* x, F* acc) {
-  const uint32_t blocks = cols / 32;
-  const std::byte* scales = g + size_t(blocks) * 256;
+template <int TN, int W, bool Wide>
+inline void q4_tile(const std::byte* g, uint32_t blocks, Panel x, size_t ahead, F* acc) {
+#pragma GCC unroll 8
   for (int t = 0; t < TN; ++t) acc[t] = F::zero();
-  for (uint32_t b = 0; b < blocks; ++b) {
+  for (uint32_t b = 0; b < blocks; ++b, g += 320) {
+    for (int line = 0; line < 5; ++line) __builtin_prefetch(g + ahead + line * 64);
     Acc sum[TN], high[TN];
-    for (int t = 0; t < TN; ++t) sum[t] = q4_init();
-    if constexpr (Wide) for (int t = 0; t < TN; ++t) high[t] = q4_init();
+#pragma GCC unroll 8
+    for (int t = 0; t < TN; ++t) {
+      sum[t] = zero_acc();
+      if constexpr (Wide) high[t] = zero_acc();
+    }
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const Bytes both = load_bytes(g + size_t(b) * 256 + j * 64);
+      const Bytes both = load_bytes(g + j * 64);
       const Bytes lo = low_nibbles(both), hi = high_nibbles(both);
+#pragma GCC unroll 8
       for (int t = 0; t < TN; ++t) {
-        const int8_t* low = (Wide ? x[t].lo : x[t].q) + b * 32 + j * 4;
-        sum[t] = q4_dot(q4_dot(sum[t], lo, low), hi, low + 16);
-        if constexpr (Wide) {
-          const int8_t* q = x[t].q + b * 32 + j * 4;
-          high[t] = q4_dot(q4_dot(high[t], lo, q), hi, q + 16);
-        }
+        const int at = (j * W + t) * 4, far = at + 16 * W;
+        const int8_t* low = Wide ? x.lo : x.q;
+        sum[t] = q4_dot(q4_dot(sum[t], lo, low + at), hi, low + far);
+        if constexpr (Wide) high[t] = q4_dot(q4_dot(high[t], lo, x.q + at), hi, x.q + far);
       }
     }
-    if constexpr (Wide) for (int t = 0; t < TN; ++t) sum[t] = join_halves(high[t], sum[t]);
-    const uint16_t* dm = reinterpret_cast<const uint16_t*>(scales) + b * 32;
+    const uint16_t* dm = reinterpret_cast<const uint16_t*>(g + kQ4ScaleAt);
     const F d = F::from_f16(dm), m = F::from_f16(dm + 16);
+#pragma GCC unroll 8
     for (int t = 0; t < TN; ++t) {
-      acc[t] = F::fma(to_float(sum[t]), F::mul(d, F::set1(x[t].d[b])), acc[t]);
-      acc[t] = F::fma(m, F::set1(x[t].s[b]), acc[t]);
+      if constexpr (Wide) sum[t] = join_halves(high[t], sum[t]);
+      acc[t] = F::fma(to_float(sum[t]), F::mul(d, F::set1(x.d[t])), acc[t]);
+      acc[t] = F::fma(m, F::set1(x.s[t]), acc[t]);
     }
+    x = {x.q + 32 * W, Wide ? x.lo + 32 * W : nullptr, x.d + W, x.s + W, nullptr};
   }
 }
 
-/// Sums of one leaf of one group for tokens [t0, t0 + TN); `col` is the leaf's first column.
-template <int TN>
+/// Sums of one leaf of one group for TN tokens from t0 + sub on, in the panel of W that begins at t0; `col` is
+/// the leaf's first column.
+template <int TN, int W>
 inline void tile(PackType type, const std::byte* g, uint32_t col, uint32_t cols, const Activations& x,
-                 uint32_t t0, F* acc) {
+                 uint32_t t0, uint32_t sub, size_t ahead, F* acc) {
   if (type == PackType::kQ8 || type == PackType::kQ4) {
-    QuantRow rows[TN];
-    const size_t blocks = x.cols / 32;
-    for (int t = 0; t < TN; ++t) {
-      const size_t b = (t0 + t) * blocks + col / 32;
-      const size_t at = size_t(t0 + t) * x.cols + col;
-      rows[t] = {x.q + at, x.lo ? x.lo + at : nullptr, x.d + b, x.s + b, x.isum + b};
-    }
-    if (type == PackType::kQ8) return x.lo ? q8_tile<TN, true>(g, cols, rows, acc) : q8_tile<TN, false>(g, cols, rows, acc);
-    return x.lo ? q4_tile<TN, true>(g, cols, rows, acc) : q4_tile<TN, false>(g, cols, rows, acc);
+    const size_t b = size_t(t0) * (x.cols / 32) + size_t(col / 32) * W + sub;
+    const size_t at = size_t(t0) * x.cols + size_t(col) * W + sub * 4;
+    const Panel p{x.q + at, x.lo ? x.lo + at : nullptr, x.d + b, x.s + b, x.zero + b};
+    if (type == PackType::kQ8)
+      return x.lo ? q8_tile<TN, W, true>(g, cols / 32, p, ahead, acc) : q8_tile<TN, W, false>(g, cols / 32, p, ahead, acc);
+    return x.lo ? q4_tile<TN, W, true>(g, cols / 32, p, ahead, acc) : q4_tile<TN, W, false>(g, cols / 32, p, ahead, acc);
   }
-  const float* rows[TN];
-  for (int t = 0; t < TN; ++t) rows[t] = x.f + (t0 + t) * x.ld + col;
-  if (type == PackType::kF32) float_tile<F32Weight, TN>(g, cols, rows, acc);
-  else if (type == PackType::kF16) float_tile<F16Weight, TN>(g, cols, rows, acc);
-  else float_tile<BF16Weight, TN>(g, cols, rows, acc);
+  const float* f = x.f + (t0 + sub) * x.ld + col;
+  if (type == PackType::kF32) float_tile<F32Weight, TN>(g, cols, f, x.ld, acc);
+  else if (type == PackType::kF16) float_tile<F16Weight, TN>(g, cols, f, x.ld, acc);
+  else float_tile<BF16Weight, TN>(g, cols, f, x.ld, acc);
 }
+
+/// Calls part.operator()<TN, W>(t0, sub) for all tokens, in tiles that fit the registers.
+template <class Part>
+inline void for_panels(uint32_t tokens, Part part) {
+  uint32_t t = 0;
+  for (; t + 8 <= tokens; t += 8) {
+    if constexpr (kWideTile) {
+      part.template operator()<8, 8>(t, 0);
+    } else {
+      part.template operator()<4, 8>(t, 0);
+      part.template operator()<4, 8>(t, 4);
+    }
+  }
+  if (tokens - t >= 4) { part.template operator()<4, 4>(t, 0); t += 4; }
+  if (tokens - t >= 2) { part.template operator()<2, 2>(t, 0); t += 2; }
+  if (tokens - t >= 1) part.template operator()<1, 1>(t, 0);
+}
+
+/// How far ahead of its use memory is asked for: what it sends in the time that it takes to answer.
+constexpr size_t kAheadBytes = 3072;
 
 inline void store_rows(F v, float* out, uint32_t rows) {
   if (rows == 16) return v.store(out);
@@ -150,28 +187,38 @@ inline void store_rows(F v, float* out, uint32_t rows) {
   for (uint32_t r = 0; r < rows; ++r) out[r] = a[r];
 }
 
-template <int TN>
-inline void matmul_tile(const PackedMatrix& w, const Activations& x, float* out, size_t out_ld, uint32_t g,
-                        uint32_t t0) {
-  F acc[TN];
-  tile<TN>(w.type, w.group(0, g), 0, w.cols, x, t0, acc);
-  const uint32_t rows = w.rows - g * 16 < 16 ? w.rows - g * 16 : 16;
-  for (int t = 0; t < TN; ++t) store_rows(acc[t], out + (t0 + t) * out_ld + g * 16, rows);
+inline uint32_t rows_of(const PackedMatrix& w, uint32_t g) {
+  return w.rows - g * 16 < 16 ? w.rows - g * 16 : 16;
 }
 
-template <int TN>
-inline uint64_t leaves_tile(const PackedMatrix& w, const Activations& x, int64_t* out, size_t out_ld, uint32_t g,
-                            uint32_t t0) {
-  int64_t sums[TN][16] = {};
-  uint64_t bad = 0;
-  for (uint32_t leaf = 0; leaf < w.leaves(); ++leaf) {
+inline void matmul_group(const PackedMatrix& w, const Activations& x, float* out, size_t ld, uint32_t g) {
+  const std::byte* at = w.group(0, g);
+  const uint32_t rows = rows_of(w, g);
+  for_panels(x.tokens, [&]<int TN, int W>(uint32_t t0, uint32_t sub) {
     F acc[TN];
-    tile<TN>(w.type, w.group(leaf, g), leaf * w.leaf_cols, w.leaf_width(leaf), x, t0, acc);
-    for (int t = 0; t < TN; ++t) bad += add_to_fixed(acc[t], sums[t]);
+    tile<TN, W>(w.type, at, 0, w.cols, x, t0, sub, t0 == 0 ? kAheadBytes : 0, acc);
+    for (int t = 0; t < TN; ++t) store_rows(acc[t], out + (t0 + sub + t) * ld + g * 16, rows);
+  });
+}
+
+/// Adds the sums of one leaf of one group to `out` (rows of this group). `ahead`: bytes to what is read later.
+template <int TN, int W>
+inline uint64_t add_leaf(const PackedMatrix& w, const Activations& x, uint32_t leaf, uint32_t g, uint32_t t0,
+                         uint32_t sub, size_t ahead, int64_t* out, size_t ld) {
+  F acc[TN];
+  tile<TN, W>(w.type, w.group(leaf, g), leaf * w.leaf_cols, w.leaf_width(leaf), x, t0, sub, ahead, acc);
+  const uint32_t rows = rows_of(w, g);
+  uint64_t bad = 0;
+  for (int t = 0; t < TN; ++t) {
+    int64_t* to = out + (t0 + sub + t) * ld + g * 16;
+    if (rows == 16) {
+      bad += add_to_fixed(acc[t], to);
+      continue;
+    }
+    int64_t part[16] = {};
+    bad += add_to_fixed(acc[t], part);
+    for (uint32_t r = 0; r < rows; ++r) to[r] += part[r];
   }
-  const uint32_t rows = w.rows - g * 16 < 16 ? w.rows - g * 16 : 16;
-  for (int t = 0; t < TN; ++t)
-    for (uint32_t r = 0; r < rows; ++r) out[(t0 + t) * out_ld + g * 16 + r] = sums[t][r];
   return bad;
 }
 
@@ -265,39 +312,48 @@ class VectorOps final : public Ops {
   const char* name() const override { return kOpsName; }
 
   void quantise(const Activations& x, uint32_t begin, uint32_t end) const override {
-    const size_t blocks = x.cols / 32;
-    for (uint32_t t = begin; t < end; ++t)
-      for (size_t b = 0; b < blocks; ++b) {
-        const size_t i = t * blocks + b;
+    const uint32_t blocks = x.cols / 32;
+    for (uint32_t t = begin; t < end; ++t) {
+      const uint32_t first = panel_begin(t, x.tokens), width = panel_width(first, x.tokens);
+      for (uint32_t b = 0; b < blocks; ++b) {
+        int8_t q[32], lo[32];
         int32_t sum = 0;
-        const size_t at = size_t(t) * x.cols + b * 32;
-        x.d[i] = quantise_block(x.f + t * x.ld + b * 32, x.q + at, x.lo ? x.lo + at : nullptr, &sum);
-        x.isum[i] = sum;
-        x.s[i] = x.d[i] * static_cast<float>(sum);
+        const float d = quantise_block(x.f + t * x.ld + b * 32, q, x.lo ? lo : nullptr, &sum);
+        const size_t at = size_t(first) * x.cols + size_t(b) * 32 * width + (t - first) * 4;
+        for (uint32_t j = 0; j < 8; ++j) {
+          __builtin_memcpy(x.q + at + size_t(j) * width * 4, q + j * 4, 4);
+          if (x.lo) __builtin_memcpy(x.lo + at + size_t(j) * width * 4, lo + j * 4, 4);
+        }
+        const size_t i = size_t(first) * blocks + size_t(b) * width + (t - first);
+        x.d[i] = d;
+        x.s[i] = d * static_cast<float>(sum);
+        x.zero[i] = -128 * sum;
       }
+    }
   }
 
   void matmul(const PackedMatrix& w, const Activations& x, float* out, size_t ld, uint32_t g0,
               uint32_t g1) const override {
-    for (uint32_t g = g0; g < g1; ++g) {
-      uint32_t t = 0;
-      if constexpr (kWideTile)
-        for (; t + 8 <= x.tokens; t += 8) matmul_tile<8>(w, x, out, ld, g, t);
-      for (; t + 4 <= x.tokens; t += 4) matmul_tile<4>(w, x, out, ld, g, t);
-      for (; t < x.tokens; ++t) matmul_tile<1>(w, x, out, ld, g, t);
-    }
+    for (uint32_t g = g0; g < g1; ++g) matmul_group(w, x, out, ld, g);
   }
 
   uint64_t matmul_leaves(const PackedMatrix& w, const Activations& x, int64_t* out, size_t ld, uint32_t g0,
                          uint32_t g1) const override {
+    const uint32_t end = g1 * 16 < w.rows ? g1 * 16 : w.rows;
+    for (uint32_t t = 0; t < x.tokens; ++t)
+      for (uint32_t r = g0 * 16; r < end; ++r) out[t * ld + r] = 0;
+    const uint32_t n = g1 - g0, tiles = w.leaves() * n;
+    const auto later = static_cast<uint32_t>(kAheadBytes / group_bytes(w.type, w.leaf_cols)) + 1;
     uint64_t bad = 0;
-    for (uint32_t g = g0; g < g1; ++g) {
-      uint32_t t = 0;
-      if constexpr (kWideTile)
-        for (; t + 8 <= x.tokens; t += 8) bad += leaves_tile<8>(w, x, out, ld, g, t);
-      for (; t + 4 <= x.tokens; t += 4) bad += leaves_tile<4>(w, x, out, ld, g, t);
-      for (; t < x.tokens; ++t) bad += leaves_tile<1>(w, x, out, ld, g, t);
-    }
+    // Leaf after leaf: the groups of a leaf lie one after another.
+    for_panels(x.tokens, [&]<int TN, int W>(uint32_t t0, uint32_t sub) {
+      for (uint32_t leaf = 0, i = 0; leaf < w.leaves(); ++leaf)
+        for (uint32_t g = g0; g < g1; ++g, ++i) {
+          const uint32_t next = i + later < tiles ? i + later : tiles - 1;
+          const auto ahead = t0 == 0 ? w.group(next / n, g0 + next % n) - w.group(leaf, g) : 0;
+          bad += add_leaf<TN, W>(w, x, leaf, g, t0, sub, static_cast<size_t>(ahead), out, ld);
+        }
+    });
     return bad;
   }
 

@@ -22,8 +22,10 @@ inline constexpr float kLeafMax = 1048576.0f;          // 2^20: 2^11 leaves cann
 
 /// Activations [tokens, cols] as the kernels read them: FP32 rows with stride `ld`, and for quantised
 /// weights blocks of 32 as Q * d. 8 bits: Q = q, |q| <= 127. 16 bits, where `lo` is given: Q = 128 * q + lo,
-/// |Q| <= 16256, -64 <= lo < 64. q, lo: [tokens, cols]; d, s (= d * sum(Q)) and isum (= sum(Q)):
-/// [tokens, cols / 32].
+/// |Q| <= 16256, -64 <= lo < 64. d; s = d * sum(Q); zero = -128 * sum(Q), which weights that are stored with
+/// 128 added have too much.
+/// Tokens lie in panels of 8, the rest in one of 4, 2 and 1 as it needs: q, lo [panel][cols / 4][token][4];
+/// d, s, zero [panel][cols / 32][token].
 struct Activations {
   uint32_t tokens = 0;
   uint32_t cols = 0;
@@ -33,8 +35,22 @@ struct Activations {
   int8_t* lo = nullptr;
   float* d = nullptr;
   float* s = nullptr;
-  int32_t* isum = nullptr;
+  int32_t* zero = nullptr;
 };
+
+inline constexpr uint32_t kPanelTokens = 8;
+/// Tokens of the panel that begins at token `begin` of `tokens`.
+[[gnu::always_inline]] inline uint32_t panel_width(uint32_t begin, uint32_t tokens) {
+  const uint32_t left = tokens - begin;
+  return left >= kPanelTokens ? kPanelTokens : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+/// First token of the panel that holds token t.
+[[gnu::always_inline]] inline uint32_t panel_begin(uint32_t t, uint32_t tokens) {
+  uint32_t begin = t / kPanelTokens * kPanelTokens;
+  for (uint32_t width = panel_width(begin, tokens); t >= begin + width; width = panel_width(begin, tokens))
+    begin += width;
+  return begin;
+}
 
 /// One KV head of one sequence as the cache holds it: per block K as [block_tokens / 16][head_dim][16] and
 /// V as [block_tokens][head_dim], elements FP32 or F16.
@@ -52,7 +68,7 @@ class Ops {
   virtual ~Ops() = default;
   virtual const char* name() const = 0;   // "reference", "portable", "avx2", "avx512-vnni"
 
-  /// x.q, x.lo if given, x.d, x.s, x.isum from x.f for tokens [begin, end). A block with a number that is not finite
+  /// x.q, x.lo if given, x.d, x.s, x.zero from x.f for tokens [begin, end). A block with a number that is not finite
   /// gets d = NaN.
   virtual void quantise(const Activations& x, uint32_t begin, uint32_t end) const = 0;
   /// out[t * out_ld + row] for rows of groups [group_begin, group_end); w has one leaf. Rows beyond

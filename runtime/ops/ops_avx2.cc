@@ -81,12 +81,12 @@ inline __m256i dot_signed(__m256i acc, __m256i w, __m256i x) {
   w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
   return dot_unsigned(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
 }
-inline Acc q8_init(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Acc q8_init(const int32_t*) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline Acc q8_dot(Acc s, Bytes w, const int8_t* x) {
   const __m256i xb = quad(x);
   return {dot_signed(s.a, w.a, xb), dot_signed(s.b, w.b, xb)};
 }
-inline Acc q4_init() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Acc zero_acc() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline Acc q4_dot(Acc s, Bytes w, const int8_t* x) {
   const __m256i xb = quad(x);
   return {dot_unsigned(s.a, w.a, xb), dot_unsigned(s.b, w.b, xb)};

@@ -56,10 +56,10 @@ inline __m512i quad(const int8_t* x) {
   __builtin_memcpy(&v, x, 4);
   return _mm512_set1_epi32(v);
 }
-/// Weights are stored with 128 added, so that they are unsigned: take 128 * sum(x) off again.
-inline Acc q8_init(int32_t isum) { return _mm512_set1_epi32(-128 * isum); }
+/// Weights are stored with 128 added, so that they are unsigned: that is taken off again here.
+inline Acc q8_init(const int32_t* zero) { return _mm512_set1_epi32(*zero); }
 inline Acc q8_dot(Acc a, Bytes w, const int8_t* x) { return _mm512_dpbusd_epi32(a, w, quad(x)); }
-inline Acc q4_init() { return _mm512_setzero_si512(); }
+inline Acc zero_acc() { return _mm512_setzero_si512(); }
 inline Acc q4_dot(Acc a, Bytes w, const int8_t* x) { return _mm512_dpbusd_epi32(a, w, quad(x)); }
 inline Acc join_halves(Acc high, Acc low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 inline F to_float(Acc a) { return {_mm512_cvtepi32_ps(a)}; }
@@ -105,7 +105,7 @@ inline uint64_t add_to_fixed(F x, int64_t* sums) {
   const __m512i hi = _mm512_maskz_cvtps_epi64(static_cast<__mmask8>(ok >> 8), _mm512_extractf32x8_ps(y, 1));
   _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), lo));
   _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), hi));
-  return static_cast<uint64_t>(16 - __builtin_popcount(ok));
+  return ok == 0xffff ? 0 : static_cast<uint64_t>(16 - __builtin_popcount(ok));
 }
 
 inline float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }

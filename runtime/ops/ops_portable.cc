@@ -68,9 +68,9 @@ inline Acc dot(Acc a, const Bytes& w, const int8_t* x, int offset) {
     for (int k = 0; k < 4; ++k) a.v[r] += (int(w.v[r * 4 + k]) - offset) * int(x[k]);
   return a;
 }
-inline Acc q8_init(int32_t) { return {}; }
+inline Acc q8_init(const int32_t*) { return {}; }
 inline Acc q8_dot(const Acc& a, const Bytes& w, const int8_t* x) { return dot(a, w, x, 128); }
-inline Acc q4_init() { return {}; }
+inline Acc zero_acc() { return {}; }
 inline Acc q4_dot(const Acc& a, const Bytes& w, const int8_t* x) { return dot(a, w, x, 0); }
 inline Acc join_halves(const Acc& high, Acc low) {
   for (int r = 0; r < 16; ++r) low.v[r] += high.v[r] * 128;

@@ -40,9 +40,19 @@ float float_weight(PackType type, const std::byte* g, uint32_t c, uint32_t r) {
 /// The integer of a quantised weight of a group.
 int quant_weight(PackType type, const std::byte* g, uint32_t c, uint32_t r) {
   const uint32_t b = c / 32, k = c % 32;
-  if (type == PackType::kQ8) return int(g[(size_t(b) * 8 + k / 4) * 64 + r * 4 + k % 4]) - 128;
-  const int both = int(g[(size_t(b) * 4 + k / 4 % 4) * 64 + r * 4 + k % 4]);
+  if (type == PackType::kQ8) return int(g[q8_block_at(b) + k / 4 * 64 + r * 4 + k % 4]) - 128;
+  const int both = int(g[q4_block_at(b) + k / 4 % 4 * 64 + r * 4 + k % 4]);
   return k < 16 ? both & 15 : both >> 4;
+}
+
+/// Where a quantised activation and a block's scale lie.
+size_t quant_at(const Activations& x, uint32_t t, uint32_t c) {
+  const uint32_t begin = panel_begin(t, x.tokens), width = panel_width(begin, x.tokens);
+  return size_t(begin) * x.cols + (size_t(c / 4) * width + (t - begin)) * 4 + c % 4;
+}
+size_t scale_at(const Activations& x, uint32_t t, uint32_t b) {
+  const uint32_t begin = panel_begin(t, x.tokens), width = panel_width(begin, x.tokens);
+  return size_t(begin) * (x.cols / 32) + size_t(b) * width + (t - begin);
 }
 
 /// The integer of a quantised activation.
@@ -59,15 +69,15 @@ float leaf_sum(const PackedMatrix& w, const Activations& x, uint32_t leaf, uint3
   }
   const uint32_t blocks = cols / 32;
   for (uint32_t b = 0; b < blocks; ++b) {
-    const size_t xb = size_t(t) * (x.cols / 32) + col / 32 + b;
+    const size_t xb = scale_at(x, t, col / 32 + b);
     int sum = 0;
     for (uint32_t k = 0; k < 32; ++k)
-      sum += quant_weight(w.type, g, b * 32 + k, r) * quant_input(x, size_t(t) * x.cols + col + b * 32 + k);
+      sum += quant_weight(w.type, g, b * 32 + k, r) * quant_input(x, quant_at(x, t, col + b * 32 + k));
     if (w.type == PackType::kQ8) {
-      const float d = f16_to_float(load16(g + size_t(blocks) * 512 + (size_t(b) * 16 + r) * 2));
+      const float d = f16_to_float(load16(g + q8_scale_at(b, blocks) + r * 2));
       acc = std::fma(float(sum), d * x.d[xb], acc);
     } else {
-      const std::byte* dm = g + size_t(blocks) * 256 + (size_t(b) * 32 + r) * 2;
+      const std::byte* dm = g + q4_block_at(b) + kQ4ScaleAt + r * 2;
       acc = std::fma(float(sum), f16_to_float(load16(dm)) * x.d[xb], acc);
       acc = std::fma(f16_to_float(load16(dm + 32)), x.s[xb], acc);
     }
@@ -90,7 +100,7 @@ class ReferenceOps final : public Ops {
     for (uint32_t t = begin; t < end; ++t)
       for (uint32_t b = 0; b < x.cols / 32; ++b) {
         const float* f = x.f + t * x.ld + b * 32;
-        const size_t i = size_t(t) * (x.cols / 32) + b;
+        const size_t i = scale_at(x, t, b);
         float largest = 0;
         bool finite = true;
         for (int k = 0; k < 32; ++k) {
@@ -99,16 +109,18 @@ class ReferenceOps final : public Ops {
         }
         const bool usable = finite && largest >= kQuantTiny;
         const float range = x.lo ? kQuant16 : kQuant8;
-        x.isum[i] = 0;
+        int sum = 0;
         for (int k = 0; k < 32; ++k) {
           const int q = usable ? int(std::nearbyint(f[k] * (range / largest))) : 0;
           const int high = x.lo ? int(std::floor((q + 64) / 128.0)) : q;
-          x.q[size_t(t) * x.cols + b * 32 + k] = static_cast<int8_t>(high);
-          if (x.lo) x.lo[size_t(t) * x.cols + b * 32 + k] = static_cast<int8_t>(q - high * 128);
-          x.isum[i] += q;
+          const size_t at = quant_at(x, t, b * 32 + static_cast<uint32_t>(k));
+          x.q[at] = static_cast<int8_t>(high);
+          if (x.lo) x.lo[at] = static_cast<int8_t>(q - high * 128);
+          sum += q;
         }
         x.d[i] = usable ? largest / range : finite ? 0.0f : std::nanf("");
-        x.s[i] = x.d[i] * float(x.isum[i]);
+        x.s[i] = x.d[i] * float(sum);
+        x.zero[i] = -128 * sum;
       }
   }
 

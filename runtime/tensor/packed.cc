@@ -90,19 +90,19 @@ Status pack_float_group(const PackSource& s, const PackedMatrix& m, uint32_t beg
 Status pack_q8_group(const PackSource& s, const PackedMatrix& m, uint32_t begin, uint32_t cols, uint32_t g,
                      std::byte* out) {
   const uint32_t blocks = cols / kQuantBlock;
-  std::byte* scales = out + size_t(blocks) * 512;
-  std::memset(out, 0x80, size_t(blocks) * 512);          // the padding rows are zero weights
+  for (uint32_t b = 0; b < blocks; ++b)
+    std::memset(out + q8_block_at(b), 0x80, 512);        // the padding rows are zero weights
   for (uint32_t r = 0; r < kGroupRows && g * kGroupRows + r < m.rows; ++r) {
     const uint64_t from = s.source_row(g * kGroupRows + r);
     for (uint32_t b = 0; b < blocks; ++b) {
       const std::byte* p = source_block(s, from, begin / kQuantBlock + b);
       if (!finite16(load16(p))) return not_finite(from, "a scale");
-      store16(scales + (size_t(b) * kGroupRows + r) * 2, load16(p));
+      store16(out + q8_scale_at(b, blocks) + r * 2, load16(p));
       for (uint32_t j = 0; j < 8; ++j) {
         uint32_t quad;
         std::memcpy(&quad, p + 2 + j * 4, 4);
         quad ^= 0x80808080u;
-        std::memcpy(out + (size_t(b) * 8 + j) * 64 + r * 4, &quad, 4);
+        std::memcpy(out + q8_block_at(b) + j * 64 + r * 4, &quad, 4);
       }
     }
   }
@@ -113,7 +113,6 @@ Status pack_q8_group(const PackSource& s, const PackedMatrix& m, uint32_t begin,
 Status pack_q4_group(const PackSource& s, const PackedMatrix& m, uint32_t begin, uint32_t cols, uint32_t g,
                      std::byte* out) {
   const uint32_t blocks = cols / kQuantBlock;
-  std::byte* scales = out + size_t(blocks) * 256;
   const bool has_min = s.type == WeightType::kQ4_1;
   for (uint32_t r = 0; r < kGroupRows && g * kGroupRows + r < m.rows; ++r) {
     const uint64_t from = s.source_row(g * kGroupRows + r);
@@ -122,11 +121,12 @@ Status pack_q4_group(const PackSource& s, const PackedMatrix& m, uint32_t begin,
       const uint16_t d = load16(p);
       const uint16_t minimum = has_min ? load16(p + 2) : float_to_f16(-8.0f * f16_to_float(d));
       if (!finite16(d) || !finite16(minimum)) return not_finite(from, "a scale");
-      store16(scales + (size_t(b) * 32 + r) * 2, d);
-      store16(scales + (size_t(b) * 32 + 16 + r) * 2, minimum);
+      std::byte* to = out + q4_block_at(b);
+      store16(to + kQ4ScaleAt + r * 2, d);
+      store16(to + kQ4ScaleAt + 32 + r * 2, minimum);
       // GGUF: low nibbles are elements 0-15, high nibbles 16-31; ours: quads 0-3 and 4-7: the same bytes.
       for (uint32_t j = 0; j < 4; ++j)
-        std::memcpy(out + (size_t(b) * 4 + j) * 64 + r * 4, p + (has_min ? 4 : 2) + j * 4, 4);
+        std::memcpy(to + j * 64 + r * 4, p + (has_min ? 4 : 2) + j * 4, 4);
     }
   }
   return {};
@@ -207,12 +207,12 @@ void unpack_row(const PackedMatrix& m, uint32_t row, std::span<float> out) {
     } else if (m.type == PackType::kBF16) {
       out[c] = bf16_to_float(load16(g + i * 2));
     } else if (m.type == PackType::kQ8) {
-      const int q = static_cast<int>(g[(size_t(b) * 8 + k / 4) * 64 + r * 4 + k % 4]) - 128;
-      out[c] = f16_to_float(load16(g + size_t(blocks) * 512 + (size_t(b) * 16 + r) * 2)) * float(q);
+      const int q = static_cast<int>(g[q8_block_at(b) + k / 4 * 64 + r * 4 + k % 4]) - 128;
+      out[c] = f16_to_float(load16(g + q8_scale_at(b, blocks) + r * 2)) * float(q);
     } else {
-      const int byte = static_cast<int>(g[(size_t(b) * 4 + k / 4 % 4) * 64 + r * 4 + k % 4]);
+      const int byte = static_cast<int>(g[q4_block_at(b) + k / 4 % 4 * 64 + r * 4 + k % 4]);
       const int q = k < 16 ? byte & 15 : byte >> 4;
-      const std::byte* s = g + size_t(blocks) * 256 + (size_t(b) * 32 + r) * 2;
+      const std::byte* s = g + q4_block_at(b) + kQ4ScaleAt + r * 2;
       out[c] = f16_to_float(load16(s)) * float(q) + f16_to_float(load16(s + 32));
     }
   }

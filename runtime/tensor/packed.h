@@ -4,9 +4,11 @@
 // A matrix [rows, cols] is cut into leaves of `leaf_cols` columns (one leaf: the whole width, for matrices
 // whose rows are computed whole). Leaf after leaf, and within a leaf 16 rows (a group) after 16 rows:
 //   float types  [cols of leaf][16 rows] elements
-//   kQ8          [cols/32][8][16 rows][4] unsigned bytes (weight + 128), then [cols/32][16] f16 scale d
-//   kQ4          [cols/32][4][16 rows][4] bytes: low nibble = quad j, high nibble = quad j + 4;
-//                then [cols/32][16 f16 scale d, 16 f16 minimum m];  weight = q * d + m
+//   kQ8          by two blocks of 32 columns: [2][8][16 rows][4] unsigned bytes (weight + 128), [2][16] f16
+//                scale d; a last block without a pair [8][16][4], [16] and 32 bytes of nothing
+//   kQ4          by block of 32 columns: [4][16 rows][4] bytes: low nibble = quad j, high nibble = quad j + 4;
+//                then [16] f16 scale d, [16] f16 minimum m;  weight = q * d + m
+// so that a kernel reads a group as one stream.
 // The last group is padded with rows of zero; every group starts on 64 bytes. A column or row cut that
 // falls between leaves or groups is a cut of the byte array: nothing is repacked.
 #pragma once
@@ -26,6 +28,14 @@ inline constexpr uint32_t kQuantBlock = 32;
 enum class PackType : uint8_t { kF32, kF16, kBF16, kQ8, kQ4 };
 const char* pack_type_name(PackType t);
 inline bool is_quantised(PackType t) { return t == PackType::kQ8 || t == PackType::kQ4; }
+
+/// Where block b of a group of `blocks` begins, and its scales.
+[[gnu::always_inline]] inline size_t q8_block_at(uint32_t b) { return size_t(b / 2) * 1088 + b % 2 * 512; }
+[[gnu::always_inline]] inline size_t q8_scale_at(uint32_t b, uint32_t blocks) {
+  return size_t(b / 2) * 1088 + ((b | 1) < blocks ? 1024 : 512) + b % 2 * 32;
+}
+[[gnu::always_inline]] inline size_t q4_block_at(uint32_t b) { return size_t(b) * 320; }
+inline constexpr size_t kQ4ScaleAt = 256;   // within a block
 
 /// Bytes of one group of `cols` columns (64-byte multiple).
 size_t group_bytes(PackType type, uint32_t cols);
