@@ -104,7 +104,8 @@ void LlamaLayer::attend_item(const StepContext& c, const Activations& out, const
   const KvView kv = s_->kv->view(index_, item.kv_head, sequence);
   const uint32_t end = sequence.position() + item.token_end;
   std::vector<float>& scratch = work.scratch[thread];
-  if (scratch.size() < size_t(kAttendRows) * (end + 16)) scratch.resize(size_t(kAttendRows) * (end + 16));
+  const size_t needed = attend_scratch(kAttendRows, end - 1, dim);
+  if (scratch.size() < needed) scratch.resize(needed);
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   const float* q[kAttendRows];
   float* o[kAttendRows];

@@ -6,7 +6,8 @@
 //   load_weight, store_element for F32Weight, F16Weight, BF16Weight
 //   Acc, Bytes and the dot products of 16 rows x 4 columns: q8_init(zero), zero_acc, q8_dot, q4_dot, to_float,
 //      join_halves(high, low) = 128 * high + low
-//   quantise_block, add_to_fixed, root, kWideTile (tiles of 8 tokens fit the registers), kOpsName
+//   quantise_block, add_to_fixed, root, kOpsName, what fits the registers: kWideTile (tiles of 8 tokens),
+//      kKeyGroups (groups of 16 keys scored at a time)
 // Nothing from the standard library with linkage may be used here: this code is compiled per instruction set.
 namespace {
 
@@ -224,22 +225,65 @@ inline uint64_t add_leaf(const PackedMatrix& w, const Activations& x, uint32_t l
 
 // ---- attention ----------------------------------------------------------------------------------------
 
-/// scores[r][k] = q[r] . K[k] * scale for all keys of the blocks that hold positions 0 .. last.
-template <int R, bool Half>
-inline void score_keys(const KvView& kv, const float* const* q, uint32_t last, float scale, size_t ld,
-                       float* scores) {
+inline const std::byte* kv_block(const KvView& kv, uint32_t position) {
+  return kv.base + size_t(kv.blocks[position / kv.block_tokens]) * kv.block_bytes;
+}
+
+/// scores[r][k + 16 g ..] = q[r] . K * scale for G groups of 16 keys; q is [head_dim][R]. Asks for the keys
+/// of the G groups from `next` on, and for the values of this one.
+template <int R, int G, bool Half>
+inline void score_groups(const KvView& kv, const float* q, uint32_t k, uint32_t next, float scale, size_t ld,
+                         float* scores) {
   using T = KvElement<Half>;
-  for (uint32_t k = 0; k <= last; k += 16) {
-    const std::byte* block = kv.base + size_t(kv.blocks[k / kv.block_tokens]) * kv.block_bytes;
-    const T* keys = reinterpret_cast<const T*>(block) + size_t(k % kv.block_tokens) * kv.head_dim;
-    F acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = F::zero();
-    for (uint32_t d = 0; d < kv.head_dim; ++d) {
-      const F kd = load_weight(keys + size_t(d) * 16);
-      for (int r = 0; r < R; ++r) acc[r] = F::fma(kd, F::set1(q[r][d]), acc[r]);
-    }
-    for (int r = 0; r < R; ++r) F::mul(acc[r], F::set1(scale)).store(scores + r * ld + k);
+  const T* keys[G];
+  const std::byte* later[G];
+  const std::byte* values[G];
+#pragma GCC unroll 4
+  for (int g = 0; g < G; ++g) {
+    const uint32_t at = k + 16 * g, slot = at % kv.block_tokens, then = next + 16 * g;
+    keys[g] = reinterpret_cast<const T*>(kv_block(kv, at)) + size_t(slot) * kv.head_dim;
+    values[g] = kv_block(kv, at) + (size_t(kv.block_tokens) + slot) * kv.head_dim * sizeof(T);
+    later[g] = kv_block(kv, then) + size_t(then % kv.block_tokens) * kv.head_dim * sizeof(T);
   }
+  F acc[G][R];
+#pragma GCC unroll 4
+  for (int g = 0; g < G; ++g)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[g][r] = F::zero();
+  constexpr uint32_t kStep = 64 / (16 * sizeof(T));      // values of d in a cache line
+  for (uint32_t d = 0; d < kv.head_dim; d += kStep) {
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      __builtin_prefetch(later[g] + d * 16 * sizeof(T));
+      __builtin_prefetch(values[g] + d * 16 * sizeof(T));
+    }
+#pragma GCC unroll 2
+    for (uint32_t i = d; i < d + kStep; ++i) {
+      F kd[G];
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) kd[g] = load_weight(keys[g] + size_t(i) * 16);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const F qd = F::set1(q[i * R + r]);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) acc[g][r] = F::fma(kd[g], qd, acc[g][r]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < G; ++g)
+    for (int r = 0; r < R; ++r) F::mul(acc[g][r], F::set1(scale)).store(scores + r * ld + k + 16 * g);
+}
+
+/// scores[r][k] for all keys of the groups that hold positions 0 .. last.
+template <int R, bool Half>
+inline void score_keys(const KvView& kv, const float* q, uint32_t last, float scale, size_t ld, float* scores) {
+  constexpr int G = R <= 4 ? kKeyGroups : kKeyGroups / 2;
+  uint32_t k = 0;
+  if constexpr (G > 1)
+    for (; k + 16 * (G - 1) <= last; k += 16 * G)
+      score_groups<R, G, Half>(kv, q, k, k + 32 * G - 16 <= last ? k + 16 * G : k, scale, ld, scores);
+  for (; k <= last; k += 16) score_groups<R, 1, Half>(kv, q, k, k + 16 <= last ? k + 16 : k, scale, ld, scores);
 }
 
 /// scores[0 .. n) -> exp(score - largest), 0 beyond position `last`; returns their sum.
@@ -277,18 +321,33 @@ inline void mix_values(const KvView& kv, uint32_t last, size_t ld, const float* 
     for (int c = 0; c < C; ++c) F::div(acc[r][c], F::set1(sums[r])).store(out[r] + d0 + c * 16);
 }
 
+/// Output columns [d, d + 16 C) of all rows, four at a time.
+template <int R, int C, bool Half>
+inline void mix_columns(const KvView& kv, uint32_t last, size_t ld, const float* p, const float* sums, uint32_t d,
+                        float* const* out) {
+  if constexpr (R > 4) {
+    mix_values<4, C, Half>(kv, last, ld, p, sums, d, out);
+    mix_values<R - 4, C, Half>(kv, last, ld, p + 4 * ld, sums + 4, d, out + 4);
+  } else {
+    mix_values<R, C, Half>(kv, last, ld, p, sums, d, out);
+  }
+}
+
 template <int R, bool Half>
 inline void attend_rows(const KvView& kv, const float* const* q, const uint32_t* last, float scale,
                         float* const* out, float* scratch) {
   uint32_t top = 0;
   for (int r = 0; r < R; ++r) top = last[r] > top ? last[r] : top;
   const uint32_t n = (top + 16) & ~15u;
-  score_keys<R, Half>(kv, q, top, scale, n, scratch);
+  float* turned = scratch + size_t(R) * n;             // [head_dim][R]: one address for all rows
+  for (int r = 0; r < R; ++r)
+    for (uint32_t d = 0; d < kv.head_dim; ++d) turned[d * R + r] = q[r][d];
+  score_keys<R, Half>(kv, turned, top, scale, n, scratch);
   float sums[R];
   for (int r = 0; r < R; ++r) sums[r] = softmax_row(scratch + size_t(r) * n, n, last[r]);
   uint32_t d = 0;
-  for (; d + 64 <= kv.head_dim; d += 64) mix_values<R, 4, Half>(kv, top, n, scratch, sums, d, out);
-  for (; d < kv.head_dim; d += 16) mix_values<R, 1, Half>(kv, top, n, scratch, sums, d, out);
+  for (; d + 64 <= kv.head_dim; d += 64) mix_columns<R, 4, Half>(kv, top, n, scratch, sums, d, out);
+  for (; d < kv.head_dim; d += 16) mix_columns<R, 1, Half>(kv, top, n, scratch, sums, d, out);
 }
 
 template <bool Half>
@@ -416,6 +475,25 @@ class VectorOps final : public Ops {
     else attend_as<false>(kv, rows, q, last, scale, out, scratch);
   }
 
+  size_t largest_index(const float* x, size_t n) const override {
+    // Bits without the sign compare as magnitudes: infinities and NaNs are the largest.
+    uint32_t worst = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const uint32_t bits = __builtin_bit_cast(uint32_t, x[i]) & 0x7fffffff;
+      worst = bits > worst ? bits : worst;
+    }
+    if (worst >= 0x7f800000) return n;
+    const float top = top_of(x, n);
+    for (size_t i = 0;; i += 64) {
+      const size_t end = i + 64 < n ? i + 64 : n;
+      bool here = false;
+      for (size_t j = i; j < end; ++j) here |= x[j] == top;
+      if (!here) continue;
+      for (size_t j = i; j < end; ++j)
+        if (x[j] == top) return j;
+    }
+  }
+
   void max_and_exp_sum(const float* x, size_t n, float* largest, float* sum) const override {
     uint32_t worst = 0;
     for (size_t i = 0; i < n; ++i) {
@@ -447,7 +525,11 @@ class VectorOps final : public Ops {
       case 1: return attend_rows<1, Half>(kv, q, last, scale, out, scratch);
       case 2: return attend_rows<2, Half>(kv, q, last, scale, out, scratch);
       case 3: return attend_rows<3, Half>(kv, q, last, scale, out, scratch);
-      default: return attend_rows<4, Half>(kv, q, last, scale, out, scratch);
+      case 4: return attend_rows<4, Half>(kv, q, last, scale, out, scratch);
+      case 5: return attend_rows<5, Half>(kv, q, last, scale, out, scratch);
+      case 6: return attend_rows<6, Half>(kv, q, last, scale, out, scratch);
+      case 7: return attend_rows<7, Half>(kv, q, last, scale, out, scratch);
+      default: return attend_rows<8, Half>(kv, q, last, scale, out, scratch);
     }
   }
 };

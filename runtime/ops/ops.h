@@ -91,15 +91,20 @@ class Ops {
   /// Stores one token's k and v [head_dim] at `slot` of a block.
   virtual void store_kv(std::byte* block, uint32_t slot, uint32_t block_tokens, uint32_t head_dim, bool f16,
                         const float* k, const float* v) const = 0;
-  /// out[r] = softmax(q[r] . K * scale) V over key positions 0 .. last[r], for `rows` <= 4 queries that
-  /// share a KV head. scratch: [rows, keys rounded up to 16] floats.
+  /// out[r] = softmax(q[r] . K * scale) V over key positions 0 .. last[r], for `rows` <= 8 queries that
+  /// share a KV head. scratch: attend_scratch(rows, largest last, head_dim) floats.
   virtual void attend(const KvView& kv, uint32_t rows, const float* const* q, const uint32_t* last,
                       float scale, float* const* out, float* scratch) const = 0;
+  /// The first of the largest values; n when any number is not finite.
+  virtual size_t largest_index(const float* x, size_t n) const = 0;
   /// Largest value, and sum of exp(x - largest); NaN when any number is not finite.
   virtual void max_and_exp_sum(const float* x, size_t n, float* largest, float* sum) const = 0;
 };
 
-inline constexpr uint32_t kAttendRows = 4;
+inline constexpr uint32_t kAttendRows = 8;
+inline size_t attend_scratch(uint32_t rows, uint32_t last, uint32_t head_dim) {
+  return size_t(rows) * ((size_t(last) + 16) / 16 * 16 + head_dim);
+}
 
 /// Slow and plain: what the others are checked against.
 const Ops& reference_ops();

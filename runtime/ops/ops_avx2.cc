@@ -10,6 +10,7 @@ namespace {
 
 constexpr const char* kOpsName = "avx2";
 constexpr bool kWideTile = false;
+constexpr int kKeyGroups = 2;
 
 struct F {
   __m256 a, b;

@@ -10,6 +10,7 @@ namespace {
 
 constexpr const char* kOpsName = "avx512-vnni";
 constexpr bool kWideTile = true;
+constexpr int kKeyGroups = 4;
 
 struct F {
   __m512 v;

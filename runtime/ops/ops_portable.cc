@@ -11,6 +11,7 @@ namespace {
 
 constexpr const char* kOpsName = "portable";
 constexpr bool kWideTile = false;
+constexpr int kKeyGroups = 2;
 
 struct F {
   float v[16];

@@ -185,6 +185,11 @@ class ReferenceOps final : public Ops {
     for (uint32_t r = 0; r < rows; ++r) attend_one(kv, q[r], last[r], scale, out[r]);
   }
 
+  size_t largest_index(const float* x, size_t n) const override {
+    if (!std::all_of(x, x + n, [](float v) { return std::isfinite(v); })) return n;
+    return static_cast<size_t>(std::max_element(x, x + n) - x);
+  }
+
   void max_and_exp_sum(const float* x, size_t n, float* largest, float* sum) const override {
     const bool finite = std::all_of(x, x + n, [](float v) { return std::isfinite(v); });
     *largest = finite ? *std::max_element(x, x + n) : std::nanf("");

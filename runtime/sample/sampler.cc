@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -25,16 +26,8 @@ uint64_t row_key(uint64_t seed, uint32_t choice, uint32_t position) {
   return mix(mix(seed) ^ (uint64_t(choice) << 32 | position));
 }
 
-double uniform(uint64_t key, uint32_t token) {
-  return (static_cast<double>(mix(key ^ (uint64_t(token) * 0xd1342543de82ef95ull)) >> 11) + 0.5) * 0x1p-53;
-}
-
-uint32_t largest(std::span<const float> logits) {
-  uint32_t best = 0;
-  for (uint32_t i = 1; i < logits.size(); ++i)
-    if (logits[i] > logits[best]) best = i;
-  return best;
-}
+uint64_t hash(uint64_t key, uint32_t token) { return mix(key ^ (uint64_t(token) * 0xd1342543de82ef95ull)); }
+double uniform_from(uint64_t hash) { return (static_cast<double>(hash >> 11) + 0.5) * 0x1p-53; }
 
 /// The `n` first ids by (logit descending, id ascending), in that order.
 void sort_first(std::span<const float> logits, std::vector<uint32_t>& ids, size_t n) {
@@ -81,7 +74,11 @@ class GumbelMax {
 
   void offer(uint32_t id) {
     const double score = (double(logits_[id]) - top_) * per_temperature_;
-    const double u = uniform(key_, id);
+    const uint64_t bits = hash(key_, id);
+    // With n leading ones 1 - u is at least 2^-(n + 1), so the noise is at most (n + 1) log(2): most tokens
+    // are seen to lose by a comparison.
+    if (best_ - score > 0.6932 * (std::countl_one(bits) + 1)) return;
+    const double u = uniform_from(bits);
     // -log(u) >= 1 - u: most tokens are seen to lose without a logarithm.
     if (score < best_ && (1.0 - u) > 1.001 * std::exp(score - best_)) return;
     const double noisy = score - std::log(-std::log(u));
@@ -124,21 +121,25 @@ Status check(const v1::Sampling& s) {
 }  // namespace
 
 double uniform_at(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token) {
-  return uniform(row_key(seed, choice, position), token);
+  return uniform_from(hash(row_key(seed, choice, position), token));
 }
 
 Result<v1::SampledToken> sample_token(const Ops& ops, std::span<const float> logits, const v1::Sampling& s,
                                       uint32_t position) {
   BP_TRY(check(s));
-  float top = 0, sum = 0;
-  ops.max_and_exp_sum(logits.data(), logits.size(), &top, &sum);
-  if (!std::isfinite(top) || !std::isfinite(sum))
+  const size_t best = ops.largest_index(logits.data(), logits.size());
+  if (best == logits.size())
     return Error{ErrorCode::kCorruptData, "logits: found a number that is not finite; the weights are broken", {}};
+  const float top = logits[best];
   v1::SampledToken out;
   // Temperatures so small that only the largest logit has weight are greedy too.
-  out.set_token(s.temperature() < 1e-6f ? largest(logits) : draw(logits, s, position, top));
+  const bool greedy = s.temperature() < 1e-6f;
+  out.set_token(greedy ? static_cast<uint32_t>(best) : draw(logits, s, position, top));
+  const bool want_logprobs = s.want_logprob() || s.logprobs() > 0;
+  float largest = top, sum = 1;
+  if (want_logprobs) ops.max_and_exp_sum(logits.data(), logits.size(), &largest, &sum);
   const auto logprob = [&](uint32_t id) { return (logits[id] - top) - std::log(sum); };
-  if (s.want_logprob() || s.logprobs() > 0) out.set_logprob(logprob(out.token()));
+  if (want_logprobs) out.set_logprob(logprob(out.token()));
   if (s.logprobs() > 0) {
     std::vector<uint32_t> ids(logits.size());
     std::iota(ids.begin(), ids.end(), 0u);

@@ -262,6 +262,8 @@ TEST_CASE("vector ops have the bits of the reference") {
     reference_ops().silu_mul(silu.data(), w.data(), n);
     float top = 0, sum = 0;
     reference_ops().max_and_exp_sum(x.data(), n, &top, &sum);
+    auto twice = x;                                    // the largest value in two places, not at the start
+    twice[n / 2] = twice[n - 1] = 9.0f;
     std::vector<int64_t> fixed(n);
     for (auto& f : fixed) f = int64_t(random.next()) * int64_t(random.next()) - (int64_t{1} << 60);
     std::vector<float> added = x;
@@ -269,6 +271,7 @@ TEST_CASE("vector ops have the bits of the reference") {
     for (const Ops* ops : usable_ops()) {
       INFO(ops->name() << " n " << n);
       std::vector<float> out(n), s = x, a = x;
+      CHECK(ops->largest_index(twice.data(), n) == n / 2);
       ops->rms_norm(x.data(), w.data(), 1e-5f, n, out.data());
       CHECK(same_bits(out, norm));
       ops->silu_mul(s.data(), w.data(), n);
@@ -328,18 +331,18 @@ TEST_CASE("attention has the bits of the reference for every number of rows") {
       }
       CHECK(stored == expected_store);
       const KvView kv{stored.data(), block_bytes, blocks, block_tokens, dim, f16};
-      const auto queries = random.reals(4 * dim, 3.0f);
-      const uint32_t last[] = {74, 0, 31, 47};
-      const float* q[4];
-      std::vector<float> expected(4 * dim), scratch(4 * 80);
-      float* to[4];
-      for (int r = 0; r < 4; ++r) { q[r] = &queries[r * dim]; to[r] = &expected[r * dim]; }
-      reference_ops().attend(kv, 4, q, last, 0.125f, to, scratch.data());
+      const auto queries = random.reals(8 * dim, 3.0f);
+      const uint32_t last[] = {74, 0, 31, 47, 63, 64, 15, 72};
+      const float* q[8];
+      std::vector<float> expected(8 * dim), scratch(attend_scratch(8, 74, dim));
+      float* to[8];
+      for (int r = 0; r < 8; ++r) { q[r] = &queries[r * dim]; to[r] = &expected[r * dim]; }
+      reference_ops().attend(kv, 8, q, last, 0.125f, to, scratch.data());
       for (const Ops* ops : usable_ops())
-        for (uint32_t rows = 1; rows <= 4; ++rows) {
+        for (uint32_t rows = 1; rows <= 8; ++rows) {
           INFO(ops->name() << " dim " << dim << " rows " << rows << " f16 " << f16);
-          std::vector<float> out(4 * dim);
-          for (int r = 0; r < 4; ++r) to[r] = &out[r * dim];
+          std::vector<float> out(8 * dim);
+          for (int r = 0; r < 8; ++r) to[r] = &out[r * dim];
           ops->attend(kv, rows, q, last, 0.125f, to, scratch.data());
           CHECK(std::memcmp(out.data(), expected.data(), rows * dim * 4) == 0);
         }
