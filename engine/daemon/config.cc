@@ -30,6 +30,7 @@ constexpr Member kMembers[] = {
     {"device", &Config::device, nullptr},
     {"log-level", &Config::log_level, nullptr},
     {"log-file", &Config::log_file, nullptr},
+    {"trace-mib", &Config::trace_mib, nullptr},
     {"allow-private-stores", nullptr, &Config::allow_private_stores},
     {"exact", nullptr, &Config::exact},
     {"embedded", nullptr, &Config::embedded},

@@ -12,6 +12,7 @@ struct Config {
   std::string provider = "local", device = "cpu";
   bool allow_private_stores = false, exact = false, embedded = false;
   std::string log_level = "info", log_file;
+  std::string trace_mib;  // of the scheduler's trace of each head; empty: none
 };
 
 /// Sets what `path` names and `is_set` (option given on the command line) does not claim.

@@ -84,6 +84,7 @@ Result<shell::Settings> Daemon::make_settings() {
   s.device = config_.device;
   s.allow_private_stores = config_.allow_private_stores;
   s.exact = config_.exact;
+  s.trace_mib = config_.trace_mib;
   s.embedded = config_.embedded;
   BP_ASSIGN(s.workflows, load_workflows(config_.workflow_dir));
   BP_ASSIGN(s.secrets_key,

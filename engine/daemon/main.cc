@@ -42,6 +42,8 @@ int main(int argc, char** argv) {
   app.add_option("--log-file", config.log_file, "instead of standard error");
   app.add_flag("--allow-private-stores", config.allow_private_stores,
                "allow object stores on loopback and private networks");
+  app.add_option("--trace-mib", config.trace_mib,
+                 "heads record what their schedulers decide, up to so many MiB each; see bp-head --replay");
   app.add_flag("--exact", config.exact, "FP32 activations, for comparison with references");
   app.add_flag("--embedded", config.embedded, "started by bp for one user: a client may end it");
   try {

@@ -167,6 +167,7 @@ std::map<std::string, std::string> Hosts::options_of(const core::RunState& run) 
       {"daemon_public_key", settings_.node_public_key},
       {"allow_private_stores", settings_.allow_private_stores ? "1" : "0"},
       {"exact", settings_.exact ? "1" : "0"},
+      {"trace_mib", settings_.trace_mib},
   };
   for (const auto& [k, v] : run.body.options()) o[k] = v;
   return o;

@@ -19,6 +19,7 @@ struct Settings {
   std::string provider = "local", device = "cpu";
   bool allow_private_stores = false;
   bool exact = false;
+  std::string trace_mib;  // of the scheduler's trace of each head; empty: none
   bool embedded = false;
   std::map<std::string, v1::WorkflowDefinition> workflows;  // "default" is what a plain submit runs
   Secret secrets_key;                                       // 32 bytes

@@ -1,5 +1,6 @@
 #include "plugins/start_head/stage.h"
 
+#include <cstdlib>
 #include <algorithm>
 #include <optional>
 
@@ -119,6 +120,7 @@ v1::NodeCommand start_command(sdk::StageContext& ctx, const Inputs& in, const Ke
   config.set_stand_in(in.plan.stand_in());
   config.set_max_queue_requests(kQueueRequests);
   config.set_exact(ctx.option("exact") == "1");
+  config.set_trace_mib(static_cast<uint32_t>(std::strtoul(ctx.option("trace_mib").c_str(), nullptr, 10)));
   v1::NodeCommand command;
   auto* start = command.mutable_start();
   start->set_process_key(kKey);

@@ -106,28 +106,75 @@ std::string render_answer(const AnswerContext& c, const std::vector<ChoiceState>
   return json::serialize(out);
 }
 
-std::string render_chunk(const AnswerContext& c, const ChoiceState& choice, const std::string& text,
+void append_json_text(std::string& out, std::string_view text) {
+  constexpr char kHex[] = "0123456789abcdef";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && c != '"' && c != '\\') {
+      out += c;
+      continue;
+    }
+    out += '\\';
+    switch (c) {
+      case '\b': out += 'b'; break;
+      case '\f': out += 'f'; break;
+      case '\n': out += 'n'; break;
+      case '\r': out += 'r'; break;
+      case '\t': out += 't'; break;
+      case '"':
+      case '\\': out += c; break;
+      default:
+        out += "u00";
+        out += kHex[byte >> 4];
+        out += kHex[byte & 15];
+    }
+  }
+}
+
+namespace {
+
+/// What only some requests ask for.
+void append_extras(std::string& out, const AnswerContext& c, const ChoiceState& choice,
+                   const Tokens& tokens, bool first) {
+  const ApiRequest& r = *c.request;
+  if (!r.return_token_ids) return;
+  out += ",\"token_ids\":" + json::serialize(ids(tokens));
+  if (first && !r.chat) out += ",\"prompt_token_ids\":" + json::serialize(ids(c.prompts[choice.prompt]));
+}
+
+}  // namespace
+
+// Written by hand: it runs for every token of every stream.
+std::string render_chunk(AnswerContext& c, const ChoiceState& choice, const std::string& text,
                          const Tokens& tokens, bool first) {
   const ApiRequest& r = *c.request;
-  json::object out = envelope(c, r.chat ? "chat.completion.chunk" : "text_completion");
-  json::object o{{"index", choice.index}};
-  if (r.chat) {
-    json::object delta;
-    if (!text.empty() || choice.finish_reason.empty()) delta["content"] = text;
-    o["delta"] = std::move(delta);
-    o["logprobs"] = chat_logprobs(c, tokens);
-  } else {
-    o["text"] = text;
-    o["logprobs"] = completion_logprobs(c, tokens, choice.text_offset);
+  if (c.chunk_head.empty()) {
+    c.chunk_head = json::serialize(envelope(c, r.chat ? "chat.completion.chunk" : "text_completion"));
+    c.chunk_head.pop_back();
+    c.chunk_head += ",\"choices\":[{\"index\":";
   }
-  o["finish_reason"] = finish(choice);
-  if (r.return_token_ids) {
-    o["token_ids"] = ids(tokens);
-    if (first && !r.chat) o["prompt_token_ids"] = ids(c.prompts[choice.prompt]);
+  std::string out;
+  out.reserve(c.chunk_head.size() + text.size() + 128);
+  out += c.chunk_head;
+  out += std::to_string(choice.index);
+  const bool says = !r.chat || !text.empty() || choice.finish_reason.empty();
+  out += r.chat ? ",\"delta\":{" : ",";
+  if (says) {
+    out += r.chat ? "\"content\":\"" : "\"text\":\"";
+    append_json_text(out, text);
+    out += '"';
   }
-  out["choices"] = json::array{std::move(o)};
-  if (r.include_usage) out["usage"] = nullptr;
-  return json::serialize(out);
+  out += r.chat ? "},\"logprobs\":" : ",\"logprobs\":";
+  if (!r.want_logprobs)
+    out += "null";
+  else
+    out += json::serialize(r.chat ? chat_logprobs(c, tokens)
+                                  : completion_logprobs(c, tokens, choice.text_offset));
+  out += ",\"finish_reason\":";
+  out += choice.finish_reason.empty() ? "null" : "\"" + choice.finish_reason + "\"";
+  append_extras(out, c, choice, tokens, first);
+  out += r.include_usage ? "}],\"usage\":null}" : "}]}";
+  return out;
 }
 
 std::string render_role_chunk(const AnswerContext& c, const ChoiceState& choice) {

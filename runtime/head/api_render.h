@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bp/v1/rank.pb.h"
@@ -27,11 +28,14 @@ struct AnswerContext {
   int64_t created = 0;  // Unix seconds
   std::string model;
   std::vector<TokenList> prompts;
+  std::string chunk_head;  // of every chunk, up to the index of its choice; made by the first one
 };
 
 std::string render_answer(const AnswerContext& context, const std::vector<ChoiceState>& choices);
+/// `text` as the inside of a JSON string; it must be valid UTF-8.
+void append_json_text(std::string& out, std::string_view text);
 /// One event's JSON. `text` and `tokens` are what is new; `first`: the first chunk of the choice.
-std::string render_chunk(const AnswerContext& context, const ChoiceState& choice,
+std::string render_chunk(AnswerContext& context, const ChoiceState& choice,
                          const std::string& text, const std::vector<v1::SampledToken>& tokens,
                          bool first);
 /// Opens a chat choice: role and empty content.

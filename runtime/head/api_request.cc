@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
+#include <charconv>
 #include <cmath>
 #include <map>
 
@@ -19,6 +20,10 @@ constexpr size_t kStopsMax = 16;
 constexpr size_t kStopBytesMax = 1024;
 constexpr size_t kPromptsMax = 256;
 constexpr uint32_t kTopLogprobsMax = 20;
+constexpr int64_t kPriorityMax = 1000;
+constexpr int64_t kTimeoutMsMax = 86'400'000;
+constexpr size_t kUserBytesMax = 256;
+constexpr size_t kLogitBiasMax = 1024;
 
 std::string kind_of(const json::value& v) {
   switch (v.kind()) {
@@ -195,17 +200,27 @@ void read_logprobs(ApiRequest& r, const std::string& f, const json::value& v) {
   r.top_logprobs = static_cast<uint32_t>(integer(f, v, 0, kTopLogprobsMax));
 }
 
+/// {"token id": -100 to 100, ...}
+void read_logit_bias(ApiRequest& r, const std::string& f, const json::value& v) {
+  if (!v.is_object()) wrong(f, v, "an object from token ids to numbers");
+  if (v.get_object().size() > kLogitBiasMax)
+    wrong(f, v, fmt::format("at most {} tokens", kLogitBiasMax));
+  for (const auto& [key, value] : v.get_object()) {
+    const std::string field = fmt::format("{}.{}", f, std::string(key).substr(0, 16));
+    uint32_t token = 0;
+    const auto [end, ec] = std::from_chars(key.data(), key.data() + key.size(), token);
+    if (ec != std::errc() || end != key.data() + key.size()) wrong(field, v, "token ids as names");
+    r.logit_bias.emplace_back(token, static_cast<float>(number(field, value, -100, 100)));
+  }
+}
+
 using Reader = void (*)(ApiRequest&, const std::string&, const json::value&);
 
 /// Fields that are taken only with the value that means "nothing special".
 bool is_neutral(std::string_view field, const json::value& v) {
   auto is_number = [&](double d) { return v.is_number() && v.to_number<double>() == d; };
-  if (field == "frequency_penalty" || field == "presence_penalty" || field == "min_p" ||
-      field == "min_tokens")
-    return is_number(0);
-  if (field == "repetition_penalty" || field == "best_of" || field == "length_penalty")
-    return is_number(1);
-  if (field == "logit_bias") return v.is_object() && v.get_object().empty();
+  if (field == "min_tokens") return is_number(0);
+  if (field == "best_of" || field == "length_penalty") return is_number(1);
   if (field == "tools" || field == "functions") return v.is_array() && v.get_array().empty();
   if (field == "tool_choice")
     return v.is_string() && (v.get_string() == "none" || v.get_string() == "auto");
@@ -223,8 +238,7 @@ bool is_neutral(std::string_view field, const json::value& v) {
 }
 bool has_neutral(std::string_view field) {
   for (std::string_view f :
-       {"frequency_penalty", "presence_penalty", "min_p", "min_tokens", "repetition_penalty",
-        "best_of", "length_penalty", "logit_bias", "tools", "functions", "tool_choice",
+       {"min_tokens", "best_of", "length_penalty", "tools", "functions", "tool_choice",
         "response_format", "suffix", "store", "use_beam_search", "modalities", "service_tier",
         "verbosity", "reasoning_effort"}) {
     if (f == field) return true;
@@ -263,7 +277,21 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"ignore_eos", [](R r, F f, V v) { r.ignore_eos = boolean(f, v); }},
       {"return_token_ids", [](R r, F f, V v) { r.return_token_ids = boolean(f, v); }},
       {"logprobs", read_logprobs},
-      {"user", [](R, F f, V v) { text(f, v); }},
+      {"user", [](R r, F f, V v) { r.user = text(f, v).substr(0, kUserBytesMax); }},
+      {"priority",
+       [](R r, F f, V v) {
+         r.priority = static_cast<int32_t>(integer(f, v, -kPriorityMax, kPriorityMax));
+       }},
+      {"timeout_ms",
+       [](R r, F f, V v) { r.timeout_ms = static_cast<uint32_t>(integer(f, v, 1, kTimeoutMsMax)); }},
+      {"presence_penalty",
+       [](R r, F f, V v) { r.presence_penalty = static_cast<float>(number(f, v, -2, 2)); }},
+      {"frequency_penalty",
+       [](R r, F f, V v) { r.frequency_penalty = static_cast<float>(number(f, v, -2, 2)); }},
+      {"repetition_penalty",
+       [](R r, F f, V v) { r.repetition_penalty = static_cast<float>(number(f, v, 0.01, 10)); }},
+      {"min_p", [](R r, F f, V v) { r.min_p = static_cast<float>(number(f, v, 0, 1)); }},
+      {"logit_bias", read_logit_bias},
       {"safety_identifier", [](R, F f, V v) { text(f, v); }},
       {"prompt_cache_key", [](R, F f, V v) { text(f, v); }},
       {"metadata",
@@ -362,17 +390,6 @@ std::variant<ApiRequest, ApiError> parse_caught(std::string_view body, bool chat
 }
 
 }  // namespace
-
-std::string api_error_json(const ApiError& e) {
-  auto or_null = [](const std::string& s) {
-    return s.empty() ? json::value(nullptr) : json::value(valid_utf8(s));
-  };
-  return json::serialize(json::object{{"error",
-                                       {{"message", valid_utf8(e.message)},
-                                        {"type", e.type},
-                                        {"param", or_null(e.param)},
-                                        {"code", or_null(e.code)}}}});
-}
 
 std::variant<ApiRequest, ApiError> parse_completion_request(std::string_view body) {
   return parse_caught(body, false);

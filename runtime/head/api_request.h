@@ -18,6 +18,7 @@ struct ApiError {
   std::string type = "invalid_request_error";
   std::string param;  // the field; empty: null
   std::string code;   // empty: null
+  int64_t retry_after_ms = 0;  // 0: no Retry-After but the usual one of 503
 };
 std::string api_error_json(const ApiError& error);
 
@@ -42,6 +43,11 @@ struct ApiRequest {
   bool return_token_ids = false;
   bool echo = false;  // completion
   bool want_logprobs = false;
+  int32_t priority = 0;      // lower goes first
+  uint32_t timeout_ms = 0;   // 0: none
+  std::string user;          // shares fairly with others, where no key says who it is
+  float presence_penalty = 0, frequency_penalty = 0, repetition_penalty = 1, min_p = 0;
+  std::vector<std::pair<uint32_t, float>> logit_bias;  // token id, bias
   uint32_t top_logprobs = 0;
 };
 

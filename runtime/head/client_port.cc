@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -233,6 +234,8 @@ class ClientPortImpl final : public ClientPort {
     auto room = options_.max_context_tokens - static_cast<uint32_t>(c.prompt.size());
     c.max_tokens = g.max_tokens() == 0 ? room : std::min(g.max_tokens(), room);
     c.ignore_eos = g.ignore_eos();
+    c.priority = std::clamp(g.priority(), -1000, 1000);
+    c.timeout_ms = g.timeout_ms();
     for (const std::string& stop : g.stop()) {
       if (!stop.empty()) c.stops.push_back(stop);
     }

@@ -19,6 +19,10 @@ ApiError too_long(size_t tokens, uint32_t context, const char* param) {
 }
 
 ApiError from_engine(const Error& e) {
+  if (e.code == ErrorCode::kOverloaded)
+    return {429, e.message, "rate_limit_error", "", "rate_limit_exceeded"};
+  if (e.code == ErrorCode::kDeadlineExceeded)
+    return {408, e.message, "timeout_error", "", "deadline_exceeded"};
   bool busy = e.code == ErrorCode::kUnavailable || e.code == ErrorCode::kPeerLost ||
               e.code == ErrorCode::kStaleEpoch;
   bool ours = e.code == ErrorCode::kTooLarge || e.code == ErrorCode::kInvalidArgument;
@@ -34,12 +38,21 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
       : request_(std::move(request)), tokenizer_(tokenizer), answer_(std::move(answer)) {}
 
   void start(const JobOptions& options, EngineLoop& engine) {
+    tenant_ = options.tenant.empty() ? request_.user : options.tenant;
     context_.request = &request_;
     context_.tokenizer = &tokenizer_;
     context_.id = random_id(request_.chat ? "chatcmpl" : "cmpl");
     context_.created = time(nullptr);
     context_.model = options.model;
     if (auto error = tokenize(options)) return answer_error(*answer_, *error);
+    for (const auto& [token, bias] : request_.logit_bias) {
+      if (token < tokenizer_.vocab_size()) continue;
+      return answer_error(
+          *answer_, {400,
+                     fmt::format("'logit_bias': token id {}, expected below {}", token,
+                                 tokenizer_.vocab_size()),
+                     "invalid_request_error", "logit_bias", "invalid_value"});
+    }
     std::vector<ChoiceRequest> choices;
     if (auto error = make_choices(options, choices)) return answer_error(*answer_, *error);
     auto self = shared_from_this();
@@ -107,13 +120,13 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
                                            : std::min(room, 16u);
         c.stops = request_.stop;
         c.ignore_eos = request_.ignore_eos;
-        c.sampling.set_temperature(request_.temperature);
-        c.sampling.set_top_p(request_.top_p);
-        c.sampling.set_top_k(request_.top_k);
+        c.priority = request_.priority;
+        c.tenant = tenant_;
+        c.timeout_ms = request_.timeout_ms;
+        if (n > 0) c.same_prompt_as = out.size() - n;
+        c.sampling = sampling();
         c.sampling.set_seed(seed);
         c.sampling.set_choice(n);
-        c.sampling.set_logprobs(request_.top_logprobs);
-        c.sampling.set_want_logprob(request_.want_logprobs);
         out.push_back(std::move(c));
         ChoiceState state;
         state.index = static_cast<uint32_t>(choices_.size());
@@ -129,11 +142,30 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     return std::nullopt;
   }
 
-  // ---- engine thread
+  v1::Sampling sampling() const {
+    v1::Sampling s;
+    s.set_temperature(request_.temperature);
+    s.set_top_p(request_.top_p);
+    s.set_top_k(request_.top_k);
+    s.set_min_p(request_.min_p);
+    s.set_presence_penalty(request_.presence_penalty);
+    s.set_frequency_penalty(request_.frequency_penalty);
+    s.set_repetition_penalty(request_.repetition_penalty == 1 ? 0 : request_.repetition_penalty);
+    for (const auto& [token, bias] : request_.logit_bias) {
+      v1::LogitBias* b = s.add_logit_bias();
+      b->set_token(token);
+      b->set_bias(bias);
+    }
+    s.set_logprobs(request_.top_logprobs);
+    s.set_want_logprob(request_.want_logprobs);
+    return s;
+  }
+
+  // ---- where the engine delivers: the HTTP thread in bp-head
 
   void on_delta(const ChoiceDelta& d) {
     if (failed_) return;
-    if (d.error) return fail(*d.error);
+    if (d.error) return fail(*d.error, d.retry_after_ms);
     ChoiceState& c = choices_[d.choice];
     if (d.token) c.tokens.push_back(*d.token);
     if (d.last) {
@@ -176,18 +208,24 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     tokens.clear();
   }
 
-  void fail(const Error& error) {
+  void fail(const Error& error, int64_t retry_after_ms) {
     failed_ = true;
     ApiError e = from_engine(error);
+    e.retry_after_ms = retry_after_ms;
     if (!began_) return answer_error(*answer_, e);
     event(api_error_json(e));
     event("[DONE]");
     answer_->end();
   }
 
-  void event(const std::string& data) { answer_->write("data: " + data + "\n\n"); }
+  void event(std::string data) {
+    data.insert(0, "data: ");
+    data += "\n\n";
+    answer_->write(std::move(data));
+  }
 
   ApiRequest request_;
+  std::string tenant_;
   const Tokenizer& tokenizer_;
   std::shared_ptr<HttpAnswer> answer_;
   AnswerContext context_;
@@ -204,6 +242,10 @@ void answer_error(HttpAnswer& answer, const ApiError& error) {
   HttpResponse r;
   r.status = error.status;
   r.body = api_error_json(error);
+  if (error.status == 429) {
+    const int64_t s = std::max<int64_t>(1, (error.retry_after_ms + 999) / 1000);
+    r.headers.emplace_back("Retry-After", std::to_string(s));
+  }
   if (error.status == 503) r.headers.emplace_back("Retry-After", "2");
   answer.send(std::move(r));
 }

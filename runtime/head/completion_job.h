@@ -1,5 +1,5 @@
 // CompletionJob: one completion request from its checked body to the end of its answer. Its state
-// belongs to the engine thread once started.
+// belongs to the thread on which the engine delivers once it is started.
 #pragma once
 #include <memory>
 
@@ -12,6 +12,7 @@ namespace bp::rt {
 struct JobOptions {
   std::string model;
   uint32_t max_context_tokens = 0;
+  std::string tenant;  // whoever sends the request, by its key; empty: by the field `user`
 };
 
 /// Tokenizes, submits, and answers or streams. Every failure is answered too. HTTP thread.

@@ -8,6 +8,8 @@
 #include <variant>
 
 #include "engine/base/log.h"
+#include "runtime/head/outbox.h"
+#include "runtime/sched/trace.h"
 
 namespace bp::rt {
 namespace {
@@ -16,6 +18,7 @@ constexpr int64_t kPollMs = 50;  // well below lease_ms / 8
 
 struct Cancel {
   std::vector<uint64_t> ids;
+  bool text_is_complete = false;  // a stop string ended it
 };
 struct AskCanary {
   EngineLoop::CanaryDone done;
@@ -33,10 +36,13 @@ using Command = std::variant<std::vector<EngineLoop::Submission>, Cancel, AskCan
 class EngineLoopImpl final : public EngineLoop {
  public:
   EngineLoopImpl(EngineOptions options, std::unique_ptr<StepBackend> backend)
-      : options_(std::move(options)), backend_(std::move(backend)) {
-    options_.scheduler.max_waiting =
-        UINT32_MAX;  // bounded by max_live_sequences, before they get here
-    scheduler_ = Scheduler::make(options_.scheduler);
+      : options_(std::move(options)),
+        backend_(std::move(backend)),
+        outbox_(options_.deliver, [this](std::vector<uint64_t> ids) {
+          push(Cancel{std::move(ids), /*text_is_complete=*/true});
+        }) {
+    scheduler_ = options_.trace ? make_recorded_scheduler(options_.scheduler, options_.trace)
+                                : Scheduler::make(options_.scheduler);
     not_serving_since_ns_ = monotonic_ns();
     thread_ = std::thread([this] { run(); });
   }
@@ -52,20 +58,15 @@ class EngineLoopImpl final : public EngineLoop {
     if (draining_) return Error{ErrorCode::kUnavailable, "the head is draining for its end", {}};
     if (!backend_->serving())
       return Error{ErrorCode::kUnavailable, "the ranks are not serving yet", {}};
-    uint64_t n = sequences.size();
-    if (live_.fetch_add(n) + n > options_.max_live_sequences) {
-      live_ -= n;
-      return Error{ErrorCode::kUnavailable,
-                   fmt::format("{} sequences are running or waiting, the most that are taken",
-                               options_.max_live_sequences),
-                   {}};
-    }
+    live_ += sequences.size();
     std::vector<uint64_t> ids;
     for (auto& s : sequences) ids.push_back(s.request.id = next_id_++);
+    for (auto& s : sequences)
+      if (s.request.same_prompt_as) s.request.same_prompt_as = ids.at(s.request.same_prompt_as - 1);
     push(std::move(sequences));
     return ids;
   }
-  void cancel(std::vector<uint64_t> ids) override { push(Cancel{std::move(ids)}); }
+  void cancel(std::vector<uint64_t> ids) override { push(Cancel{std::move(ids), false}); }
   void canary(CanaryDone done) override { push(AskCanary{std::move(done)}); }
   void expect_group(Epoch epoch, std::function<void(Status)> done) override {
     push(Expect{epoch, std::move(done)});
@@ -93,9 +94,6 @@ class EngineLoopImpl final : public EngineLoop {
   const EngineStats& stats() const override { return stats_; }
 
  private:
-  struct Live {
-    SequenceSink sink;
-  };
   struct CanaryRun {
     int64_t begin_ns;
     CanaryDone done;
@@ -122,8 +120,10 @@ class EngineLoopImpl final : public EngineLoop {
         }
         for (Command& c : commands) std::visit([this](auto& v) { take(v); }, c);
         give_up_waiting();
+        expire();
         start_own_canary();
         pump();
+        outbox_.hand_out();
         report();
       } catch (const std::exception&
                    e) {  // of a sink or a full memory: the ranks must keep their leases
@@ -132,6 +132,7 @@ class EngineLoopImpl final : public EngineLoop {
     }
     Error ended{ErrorCode::kUnavailable, "the head is ending", {}};
     fail_all(ended);
+    outbox_.hand_out();
     backend_->shutdown("the head is ending");
   }
 
@@ -173,7 +174,7 @@ class EngineLoopImpl final : public EngineLoop {
   void step_done(const v1::StepResult& result) {
     ++stats_.steps;
     stats_.step_us += static_cast<uint64_t>(std::max<int64_t>(0, result.compute_us()));
-    auto updates = scheduler_->step_done(result);
+    auto updates = scheduler_->step_done(result, monotonic_ns());
     if (!updates.ok()) {
       BP_LOG(err, "step.refused", "step={} error={}", result.number(), updates.error().to_string());
       backend_->fail(Error(updates.error()).with_context("a result does not fit its step"));
@@ -183,10 +184,10 @@ class EngineLoopImpl final : public EngineLoop {
       last_token_ns_ = monotonic_ns();
       group_proven_ = true;
     }
-    for (const SequenceUpdate& u : *updates) deliver(u);
+    for (SequenceUpdate& u : *updates) deliver(u);
   }
 
-  void deliver(const SequenceUpdate& u) {
+  void deliver(SequenceUpdate& u) {
     if (auto canary = canaries_.find(u.id); canary != canaries_.end()) {
       CanaryRun run = std::move(canary->second);
       canaries_.erase(canary);
@@ -196,10 +197,8 @@ class EngineLoopImpl final : public EngineLoop {
     auto found = sequences_.find(u.id);
     if (found == sequences_.end()) return;
     ++stats_.generated_tokens;
-    SequenceEvent event{&u.token, u.finished, u.finish_reason, nullptr};
-    bool wanted = found->second.sink(event);
-    if (!u.finished && wanted) return;
-    if (!u.finished) scheduler_->cancel(u.id);
+    outbox_.token(u.id, found->second, u);
+    if (!u.finished) return;
     ++stats_.sequences_done;
     forget(u.id);
   }
@@ -211,7 +210,7 @@ class EngineLoopImpl final : public EngineLoop {
     auto found = sequences_.find(id);
     if (found == sequences_.end()) return;
     ++stats_.sequences_failed;
-    found->second.sink(SequenceEvent{nullptr, true, "error", &error});
+    outbox_.failure(id, found->second, error, scheduler_->retry_after_ms());
     forget(id);
   }
   void fail_all(const Error& error) {
@@ -224,21 +223,33 @@ class EngineLoopImpl final : public EngineLoop {
   }
 
   void take(std::vector<Submission>& submissions) {
+    std::vector<SequenceRequest> requests;
+    std::vector<uint64_t> ids;
     for (Submission& s : submissions) {
-      uint64_t id = s.request.id;
       stats_.prompt_tokens += s.request.prompt.size();
-      sequences_[id] = Live{std::move(s.sink)};
-      auto arrived = scheduler_->arrive(std::move(s.request));
-      if (!arrived.ok()) fail(id, arrived.error());
+      ids.push_back(s.request.id);
+      auto listener = std::make_shared<Listener>();
+      listener->sink = std::move(s.sink);
+      sequences_[s.request.id] = std::move(listener);
+      requests.push_back(std::move(s.request));
     }
+    auto arrived = scheduler_->arrive(std::move(requests), monotonic_ns());
+    if (arrived.ok()) return;
+    for (uint64_t id : ids) fail(id, arrived.error());
   }
   void take(Cancel& c) {
     for (uint64_t id : c.ids) {
-      if (!sequences_.count(id)) continue;
+      auto found = sequences_.find(id);
+      if (found == sequences_.end()) continue;
+      found->second->unwanted = true;
       scheduler_->cancel(id);
-      ++stats_.sequences_cancelled;
+      ++(c.text_is_complete ? stats_.sequences_done : stats_.sequences_cancelled);
       forget(id);
     }
+  }
+  void expire() {
+    for (uint64_t id : scheduler_->expire(monotonic_ns()))
+      fail(id, Error{ErrorCode::kDeadlineExceeded, "the request's time is up", {}});
   }
   void take(AskCanary& c) {
     if (!group_up_) return c.done(Error{ErrorCode::kUnavailable, "the ranks are not serving", {}});
@@ -260,8 +271,11 @@ class EngineLoopImpl final : public EngineLoop {
     r.max_new_tokens = 1;
     r.sampling.set_top_p(1);
     canary_started_ns_ = monotonic_ns();
+    r.priority = kProbePriority;
     uint64_t id = r.id;
-    auto arrived = scheduler_->arrive(std::move(r));
+    std::vector<SequenceRequest> one;
+    one.push_back(std::move(r));
+    auto arrived = scheduler_->arrive(std::move(one), canary_started_ns_);
     if (!arrived.ok()) {
       if (done) done(arrived.error());
       return;
@@ -278,7 +292,7 @@ class EngineLoopImpl final : public EngineLoop {
 
   void pump() {
     while (group_up_ && backend_->serving()) {
-      auto step = scheduler_->next_step();
+      auto step = scheduler_->next_step(monotonic_ns());
       if (!step) return;
       auto sent = backend_->send_step(*step);
       if (!sent.ok()) {
@@ -302,6 +316,14 @@ class EngineLoopImpl final : public EngineLoop {
     stats_.running = scheduler_->running();
     stats_.waiting = scheduler_->waiting();
     stats_.free_blocks = scheduler_->free_blocks();
+    stats_.waiting_tokens = scheduler_->waiting_tokens();
+    stats_.tokens_per_s = scheduler_->tokens_per_s();
+    const SchedulerCounters& c = scheduler_->counters();
+    stats_.preemptions = c.preemptions;
+    stats_.shared_tokens = c.shared_tokens;
+    stats_.copied_blocks = c.copied_blocks;
+    stats_.refused = c.refused;
+    stats_.expired = c.expired;
     for (size_t i = 0; i < drains_.size();) {
       if (live_ > 0 && monotonic_ns() < drains_[i].until_ns) {
         ++i;
@@ -323,7 +345,8 @@ class EngineLoopImpl final : public EngineLoop {
   std::mutex mutex_;
   std::vector<Command> inbox_;  // guarded by mutex_
   // engine thread only
-  std::unordered_map<uint64_t, Live> sequences_;
+  std::unordered_map<uint64_t, std::shared_ptr<Listener>> sequences_;
+  Outbox outbox_;
   std::unordered_map<uint64_t, CanaryRun> canaries_;
   std::vector<Drain> drains_;
   bool group_up_ = false;

@@ -1,6 +1,7 @@
 // EngineLoop: the thread between scheduler and ranks. Takes sequences in, sends steps, hands tokens
 // out; keeps sequences while the ranks are gone and prefills them again; proves with canary tokens
-// that all ranks answer. All public members are for any thread.
+// that all ranks answer. All public members are for any thread. Of one round of the loop the next step
+// goes out first, and only then what the last one gave: text is made while the ranks compute.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -17,11 +18,14 @@ namespace bp::rt {
 
 struct EngineOptions {
   SchedulerOptions scheduler;
-  uint32_t max_live_sequences = 320;    // running and waiting; more are refused
   std::vector<uint32_t> canary_prompt;  // at least one token
   int64_t canary_every_ms = 3'000;      // when nothing else proves the ranks
   int64_t canary_fresh_ms = 10'000;     // a token this young makes the head ready
   int64_t group_wait_ms = 30'000;       // how long sequences wait for a new group
+  /// Runs what hands out the events of one step, in order; unset: at once, on the engine thread.
+  std::function<void(std::function<void()>)> deliver;
+  /// Takes the scheduler's trace; see make_recorded_scheduler. Unset: none is made.
+  std::function<bool(std::string_view)> trace;
 };
 
 /// One token of a sequence, or its end. Exactly one event per sequence has `last`, unless it is
@@ -31,15 +35,19 @@ struct SequenceEvent {
   bool last = false;
   std::string finish_reason;     // "stop", "length", "error"
   const Error* error = nullptr;  // with "error"
+  int64_t retry_after_ms = 0;    // with kOverloaded
 };
-/// Called on the engine thread; must not block. false: the sequence is not wanted any more.
+/// Called where EngineOptions::deliver runs it, one call at a time; must not block. false: the sequence
+/// is not wanted any more, and no event follows.
 using SequenceSink = std::function<bool(const SequenceEvent&)>;
 
 struct EngineStats {
   std::atomic<uint64_t> prompt_tokens{0}, generated_tokens{0}, steps{0}, step_us{0};
   std::atomic<uint64_t> sequences_done{0}, sequences_cancelled{0}, sequences_failed{0},
       groups_lost{0};
-  std::atomic<uint64_t> running{0}, waiting{0}, free_blocks{0};
+  std::atomic<uint64_t> running{0}, waiting{0}, waiting_tokens{0}, free_blocks{0};
+  std::atomic<uint64_t> preemptions{0}, shared_tokens{0}, copied_blocks{0}, refused{0}, expired{0};
+  std::atomic<double> tokens_per_s{0};
 };
 
 class EngineLoop {
@@ -51,9 +59,10 @@ class EngineLoop {
     SequenceRequest request;  // `id` is given by submit
     SequenceSink sink;
   };
-  /// All of them or none; their ids. kUnavailable: not serving, draining, or the queue is full.
+  /// All of them or none; their ids. `same_prompt_as` counts within `sequences`, from 1. kUnavailable:
+  /// not serving or draining. A full queue is told by the first event, with kOverloaded.
   virtual Result<std::vector<uint64_t>> submit(std::vector<Submission> sequences) = 0;
-  /// No event follows once the engine thread has seen it.
+  /// Once the engine thread has seen it no event is made; one may be under way.
   virtual void cancel(std::vector<uint64_t> ids) = 0;
 
   struct Canary {

@@ -22,6 +22,10 @@ Result<std::vector<uint64_t>> start_generation(EngineLoop& engine, const Tokeniz
     s.request.prompt = std::move(c.prompt);
     s.request.max_new_tokens = c.max_tokens;
     s.request.sampling = c.sampling;
+    s.request.priority = c.priority;
+    s.request.tenant = c.tenant;
+    if (c.timeout_ms > 0) s.request.deadline_ns = Deadline::in_ms(c.timeout_ms).ns();
+    if (c.same_prompt_as) s.request.same_prompt_as = *c.same_prompt_as + 1;
     if (!c.ignore_eos) s.request.stop_tokens = tokenizer.eos_tokens();
     auto text = std::make_shared<TextStream>(tokenizer, std::move(c.stops));
     s.sink = [i, text, shared_sink](const SequenceEvent& event) {
@@ -31,6 +35,7 @@ Result<std::vector<uint64_t>> start_generation(EngineLoop& engine, const Tokeniz
       delta.last = event.last;
       delta.finish_reason = event.finish_reason;
       delta.error = event.error;
+      delta.retry_after_ms = event.retry_after_ms;
       bool stop_token = event.last && event.finish_reason == "stop";  // not part of the text
       if (event.token && !stop_token) delta.text = text->push(event.token->token());
       if (event.last && !text->stopped()) delta.text += text->finish();

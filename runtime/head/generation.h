@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,10 @@ struct ChoiceRequest {
   uint32_t max_tokens = 16;
   std::vector<std::string> stops;
   bool ignore_eos = false;
+  int32_t priority = 0;
+  std::string tenant;
+  int64_t timeout_ms = 0;              // 0: none
+  std::optional<size_t> same_prompt_as;  // an earlier choice whose prompt is the same
 };
 
 /// What one token (or the end) adds to a choice.
@@ -26,9 +31,10 @@ struct ChoiceDelta {
   bool last = false;
   std::string finish_reason;  // "stop", "length", "error"
   const Error* error = nullptr;
+  int64_t retry_after_ms = 0;  // with kOverloaded
 };
 
-/// Starts the choices together. `sink` runs on the engine thread and sees each choice to its end;
+/// Starts the choices together. `sink` runs where the engine delivers and sees each choice to its end;
 /// the ids are for EngineLoop::cancel. `tokenizer` must outlive the sequences. Errors of
 /// EngineLoop::submit.
 Result<std::vector<uint64_t>> start_generation(EngineLoop& engine, const Tokenizer& tokenizer,

@@ -19,6 +19,7 @@
 #include "runtime/head/http_server.h"
 #include "runtime/head/openai_service.h"
 #include "runtime/head/status_pages.h"
+#include "runtime/head/step_trace.h"
 
 namespace bp::rt {
 namespace {
@@ -26,6 +27,7 @@ namespace {
 constexpr int kConfigFd = 3;
 constexpr int kPortTaken = 3;
 constexpr int64_t kDrainMs = 10'000;
+constexpr const char* kTracePath = "logs/head-steps.trace";  // in the node's work folder
 
 int fail(const Error& e) {
   BP_LOG(err, "head.failed", "error={}", e.to_string());
@@ -35,15 +37,22 @@ int fail(const Error& e) {
                                                                                    : 1;
 }
 
+/// Context at which attention takes a token as many multiplications as everything else of a layer.
+uint32_t attention_parity(const v1::ModelSummary& m) {
+  const uint64_t embedding = uint64_t{m.vocab()} * m.hidden();
+  if (m.layers() == 0 || m.hidden() == 0 || m.parameter_count() <= embedding) return 0;
+  return static_cast<uint32_t>((m.parameter_count() - embedding) / m.layers() / (uint64_t{2} * m.hidden()));
+}
+
 EngineOptions engine_options(const v1::HeadConfig& config, const Tokenizer& tokenizer) {
   EngineOptions o;
   const auto& plan = config.plan();
   o.scheduler.kv_blocks = plan.kv_blocks();
   o.scheduler.kv_block_tokens = plan.kv_block_tokens();
   o.scheduler.max_context_tokens = plan.max_context_tokens();
-  o.scheduler.steps_outstanding = std::max(2u, plan.pp_size());
-  uint32_t queue = config.max_queue_requests() ? config.max_queue_requests() : 256;
-  o.max_live_sequences = o.scheduler.max_sequences * o.scheduler.steps_outstanding + queue;
+  o.scheduler.stages = std::max(1u, plan.pp_size());
+  o.scheduler.attention_parity_tokens = attention_parity(plan.model());
+  if (config.max_queue_requests()) o.scheduler.max_waiting = config.max_queue_requests();
   o.canary_prompt = tokenizer.encode("Hello", true, false);
   if (o.canary_prompt.empty()) o.canary_prompt.push_back(0);
   return o;
@@ -106,7 +115,12 @@ struct Head {
     group.build_id = build_id();
     BP_ASSIGN(auto ranks, RankGroup::open(*context, std::move(group)));
     BP_ASSIGN(tokenizer, Tokenizer::open(config.model_path()));
-    engine = EngineLoop::start(engine_options(config, *tokenizer),
+    EngineOptions options = engine_options(config, *tokenizer);
+    options.deliver = [server = http.get()](std::function<void()> f) { server->post(std::move(f)); };
+    if (config.trace_mib() > 0) {
+      BP_ASSIGN(options.trace, open_step_trace(kTracePath, uint64_t{config.trace_mib()} << 20));
+    }
+    engine = EngineLoop::start(std::move(options),
                                make_group_backend(std::move(ranks), config.plan()));
     ClientPortOptions client;
     client.endpoint = tcp(config.address(), config.client_port());
@@ -185,10 +199,12 @@ int run() {
 
 int main(int argc, char** argv) {
   bp::bus::quiet_protobuf();
+  if (argc == 3 && !std::strcmp(argv[1], "--replay")) return bp::rt::replay_step_trace(argv[2]);
   if (argc > 1) {
     bool version = !std::strcmp(argv[1], "--version");
     fmt::print(version ? stdout : stderr,
-               "bp-head {}\nstarted by bp-node: its configuration comes in descriptor 3\n",
+               "bp-head {}\nstarted by bp-node: its configuration comes in descriptor 3\n"
+               "bp-head --replay FILE: does a recorded trace of its scheduler again\n",
                bp::build_id());
     return version || !std::strcmp(argv[1], "--help") ? 0 : 2;
   }

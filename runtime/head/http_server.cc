@@ -29,6 +29,8 @@ const char* http_reason(int status) {
       return "Method Not Allowed";
     case 408:
       return "Request Timeout";
+    case 429:
+      return "Too Many Requests";
     case 413:
       return "Payload Too Large";
     case 415:
@@ -155,6 +157,7 @@ class HttpServerImpl final : public HttpServer {
     });
     thread_.join();
   }
+  void post(std::function<void()> f) override { asio::post(io_, std::move(f)); }
   int connections() const override { return shared_->connections; }
 
  private:

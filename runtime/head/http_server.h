@@ -19,6 +19,7 @@ struct HttpRequest {
   std::string path;    // without query, percent escapes left as they are
   std::string query;
   std::string content_type;  // lower case, without parameters
+  std::string authorization;  // as the client sent it: a secret
   std::string body;
 };
 
@@ -66,6 +67,8 @@ class HttpServer {
   virtual void run() = 0;  // starts the thread
   /// No new connections; waits until the open answers are complete, at most `deadline_ms`.
   virtual void drain(int64_t deadline_ms) = 0;
+  /// Runs `f` on the HTTP thread. What answers get there is written at once. Any thread.
+  virtual void post(std::function<void()> f) = 0;
   virtual void stop() = 0;
   virtual int connections() const = 0;  // any thread
 };

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/dispatch.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/http/read.hpp>
 #include <chrono>
+#include <iterator>
 
 #include "engine/base/log.h"
 
@@ -20,6 +22,7 @@ using std::chrono::milliseconds;
 namespace {
 constexpr size_t kPipelinedBytes = 64 << 10;  // read ahead while an answer is under way
 constexpr size_t kLingerBytes = 32 << 20;
+constexpr size_t kPieceBytes = 256 << 10;
 constexpr int64_t kLingerMs = 2'000;
 }  // namespace
 
@@ -53,8 +56,9 @@ class HttpSession::Answer final : public HttpAnswer {
  private:
   template <class F>
   void post(F f) {
-    asio::post(executor_,
-               [weak = session_, n = request_, f = std::move(f)]() mutable { f(*weak, n); });
+    // At once on the HTTP thread itself.
+    asio::dispatch(executor_,
+                   [session = session_, n = request_, f = std::move(f)]() mutable { f(*session, n); });
   }
   std::shared_ptr<HttpSession> session_;
   beast::tcp_stream::executor_type executor_;
@@ -68,6 +72,8 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, HttpHandler handler,
       shared_(std::move(shared)),
       buffer_(shared_->options.header_bytes + kPipelinedBytes) {
   ++shared_->connections;
+  beast::error_code ignored;
+  stream_.socket().non_blocking(true, ignored);  // a write takes what the socket has room for
 }
 HttpSession::~HttpSession() { --shared_->connections; }
 
@@ -180,6 +186,7 @@ void HttpSession::dispatch() {
   size_t question = target.find('?');
   r.path = target.substr(0, question);
   if (question != std::string::npos) r.query = target.substr(question + 1);
+  r.authorization = std::string(message[http::field::authorization]);
   std::string type(message[http::field::content_type]);
   r.content_type = beast::string_view(type).substr(0, type.find(';'));
   std::transform(r.content_type.begin(), r.content_type.end(), r.content_type.begin(),
@@ -268,7 +275,10 @@ void HttpSession::begin_stream(uint64_t request, const std::string& content_type
 
 void HttpSession::stream_data(uint64_t request, std::string data) {
   if (request != request_ || !streaming_ || ended_ || data.empty()) return;
-  enqueue(chunked_ ? fmt::format("{:x}\r\n{}\r\n", data.size(), data) : std::move(data));
+  if (!chunked_) return enqueue(data);
+  fmt::format_to(std::back_inserter(out_), "{:x}\r\n", data.size());
+  out_ += data;
+  enqueue("\r\n");
 }
 
 void HttpSession::end(uint64_t request) {
@@ -277,34 +287,52 @@ void HttpSession::end(uint64_t request) {
   enqueue(chunked_ ? "0\r\n\r\n" : "");
 }
 
-void HttpSession::enqueue(std::string data) {
+void HttpSession::enqueue(std::string_view data) {
   if (closed_) return;
-  queued_ += data.size();
-  queue_.push_back(std::move(data));
-  if (queued_ > shared_->options.queued_bytes && streaming_)
+  out_ += data;
+  if (out_.size() + sending_.size() - sent_ > shared_->options.queued_bytes && streaming_)
     return close();  // the client is too slow
-  if (!writing_) write_next();
+  flush_soon();
 }
 
-void HttpSession::write_next() {
-  if (closed_) return;
-  if (queue_.empty()) {
-    if (ended_) answered();
-    return;
+/// What one batch of events adds goes out in one write.
+void HttpSession::flush_soon() {
+  if (writing_ || std::exchange(flushing_, true)) return;
+  asio::post(stream_.get_executor(), [self = shared_from_this()] { self->flush(); });
+}
+
+void HttpSession::flush() {
+  flushing_ = false;
+  if (closed_ || writing_) return;
+  if (!out_.empty()) {
+    Error ec;
+    const size_t n = stream_.socket().write_some(asio::buffer(out_), ec);
+    if (ec && ec != asio::error::would_block) return close();
+    if (n < out_.size()) {
+      sending_ = std::exchange(out_, {});
+      sent_ = n;
+      return write_rest();
+    }
+    out_.clear();
   }
+  if (ended_) answered();
+}
+
+/// The socket is full: the rest when it takes more, piece by piece, so that the time is for some bytes.
+void HttpSession::write_rest() {
   writing_ = true;
   stream_.expires_after(milliseconds(shared_->options.write_ms));
-  auto data = std::make_shared<std::string>(std::move(queue_.front()));
-  queue_.pop_front();
-  // Piece by piece, so that the time is for some bytes, not for all.
-  asio::const_buffer piece(data->data(), std::min<size_t>(data->size(), 256 << 10));
-  stream_.async_write_some(piece, [self = shared_from_this(), data](Error ec, size_t n) {
-    self->writing_ = false;
-    if (ec) return self->close();
-    self->queued_ -= n;
-    if (n < data->size()) self->queue_.push_front(data->substr(n));
-    self->write_next();
-  });
+  const size_t most = std::min<size_t>(sending_.size() - sent_, kPieceBytes);
+  stream_.async_write_some(asio::buffer(sending_.data() + sent_, most),
+                           [self = shared_from_this()](Error ec, size_t n) {
+                             if (ec) return self->close();
+                             self->sent_ += n;
+                             if (self->sent_ < self->sending_.size()) return self->write_rest();
+                             self->writing_ = false;
+                             self->sending_.clear();
+                             self->sent_ = 0;
+                             self->flush();
+                           });
 }
 
 void HttpSession::answered() {
@@ -344,7 +372,7 @@ void HttpSession::close() {
   if (answering_) --shared_->answers;
   beast::error_code ignored;
   stream_.socket().close(ignored);
-  queue_.clear();
+  out_.clear();
   if (on_closed_) std::exchange(on_closed_, nullptr)();
 }
 

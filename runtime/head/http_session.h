@@ -8,8 +8,9 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
-#include <deque>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #include "runtime/head/http_server.h"
 
@@ -51,8 +52,10 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void closed_callback(uint64_t request, std::function<void()> callback);
 
   std::string head(int status, const std::string& content_type, const HttpResponse* response);
-  void enqueue(std::string data);
-  void write_next();
+  void enqueue(std::string_view data);
+  void flush_soon();
+  void flush();
+  void write_rest();
   void answered();
   void proceed();
   void linger();
@@ -64,9 +67,11 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::beast::flat_buffer buffer_;
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   std::optional<Parser> parser_;
-  std::deque<std::string> queue_;
-  size_t queued_ = 0;
+  std::string out_;       // not yet given to the socket
+  std::string sending_;   // of a write under way
+  size_t sent_ = 0;       // bytes of sending_
   bool writing_ = false;
+  bool flushing_ = false;  // flush() is on its way
   uint64_t request_ = 0;    // number of the request under way
   bool answering_ = false;  // its answer is not complete
   bool ended_ = false;      // its answer is queued to the end

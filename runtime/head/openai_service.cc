@@ -53,6 +53,16 @@ bool answer_health(const EngineLoop& engine, const HttpRequest& request, HttpAns
   return true;
 }
 
+namespace {
+
+/// A key as the scheduler may know it: not the key. Empty without one.
+std::string tenant_of(const std::string& authorization) {
+  if (authorization.empty()) return {};
+  return fmt::format("key-{:016x}", std::hash<std::string>{}(authorization));
+}
+
+}  // namespace
+
 OpenaiService::OpenaiService(ServiceOptions options, EngineLoop& engine, const Tokenizer& tokenizer)
     : options_(std::move(options)), engine_(engine), tokenizer_(tokenizer) {}
 
@@ -90,8 +100,9 @@ void OpenaiService::complete(bool chat, const HttpRequest& request,
                                      body.model.substr(0, 128), options_.model),
                          "invalid_request_error", "model", "model_not_found"});
   }
-  start_completion(std::move(body), {options_.model, options_.max_context_tokens}, engine_,
-                   tokenizer_, std::move(answer));
+  start_completion(std::move(body),
+                   {options_.model, options_.max_context_tokens, tenant_of(request.authorization)},
+                   engine_, tokenizer_, std::move(answer));
 }
 
 }  // namespace bp::rt

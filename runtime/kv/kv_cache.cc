@@ -43,7 +43,8 @@ Status KvCache::admit(const v1::StepSequence& s) {
 Status KvCache::copy(const v1::BlockCopy& c) {
   if (c.from() >= shape_.blocks || c.to() >= shape_.blocks || c.from() == c.to())
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("copies: found {} to {}, expected two blocks less than {}", c.from(), c.to(), shape_.blocks),
+                 fmt::format("copies: found {} to {}, expected two blocks less than {}", c.from(), c.to(),
+                             shape_.blocks),
                  {}};
   for (uint32_t l = 0; l < shape_.layers; ++l)
     for (uint32_t h = 0; h < shape_.kv_heads; ++h)

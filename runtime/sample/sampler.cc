@@ -9,6 +9,8 @@
 #include <numeric>
 #include <vector>
 
+#include "runtime/sample/adjust.h"
+
 namespace bp::rt {
 namespace {
 
@@ -70,10 +72,12 @@ class GumbelMax {
  public:
   GumbelMax(std::span<const float> logits, float top, const v1::Sampling& s, uint32_t position)
       : logits_(logits), top_(top), per_temperature_(1.0 / double(s.temperature())),
-        key_(row_key(s.seed(), s.choice(), position)) {}
+        key_(row_key(s.seed(), s.choice(), position)),
+        least_(s.min_p() > 0 ? std::log(double(s.min_p())) : -std::numeric_limits<double>::infinity()) {}
 
   void offer(uint32_t id) {
     const double score = (double(logits_[id]) - top_) * per_temperature_;
+    if (score < least_) return;
     const uint64_t bits = hash(key_, id);
     // With n leading ones 1 - u is at least 2^-(n + 1), so the noise is at most (n + 1) log(2): most tokens
     // are seen to lose by a comparison.
@@ -94,6 +98,7 @@ class GumbelMax {
   double top_;
   double per_temperature_;
   uint64_t key_;
+  double least_;   // of logit / temperature below the top: min_p
   double best_ = -std::numeric_limits<double>::infinity();
   uint32_t id_ = 0;
 };
@@ -114,6 +119,7 @@ Status check(const v1::Sampling& s) {
   };
   if (!(s.temperature() >= 0 && s.temperature() <= 100)) return bad("temperature", s.temperature(), "0 to 100");
   if (!(s.top_p() >= 0 && s.top_p() <= 1)) return bad("top_p", s.top_p(), "0 to 1");
+  if (!(s.min_p() >= 0 && s.min_p() <= 1)) return bad("min_p", s.min_p(), "0 to 1");
   if (s.logprobs() > kLogprobsMax) return bad("logprobs", s.logprobs(), "at most 100");
   return {};
 }
@@ -132,9 +138,19 @@ Result<v1::SampledToken> sample_token(const Ops& ops, std::span<const float> log
     return Error{ErrorCode::kCorruptData, "logits: found a number that is not finite; the weights are broken", {}};
   const float top = logits[best];
   v1::SampledToken out;
+  std::vector<float> adjusted;
+  std::span<const float> scores = logits;
+  size_t first = best;
+  if (wants_adjustment(s)) {
+    BP_ASSIGN(adjusted, adjusted_logits(logits, s));
+    scores = adjusted;
+    first = ops.largest_index(adjusted.data(), adjusted.size());
+    if (first == adjusted.size())
+      return Error{ErrorCode::kInvalidArgument, "sampling: penalties and biases make a logit that is not finite", {}};
+  }
   // Temperatures so small that only the largest logit has weight are greedy too.
   const bool greedy = s.temperature() < 1e-6f;
-  out.set_token(greedy ? static_cast<uint32_t>(best) : draw(logits, s, position, top));
+  out.set_token(greedy ? static_cast<uint32_t>(first) : draw(scores, s, position, scores[first]));
   const bool want_logprobs = s.want_logprob() || s.logprobs() > 0;
   float largest = top, sum = 1;
   if (want_logprobs) ops.max_and_exp_sum(logits.data(), logits.size(), &largest, &sum);

@@ -125,13 +125,79 @@ TEST_CASE("a client that goes away frees its sequence", "[head]") {
   }
 }
 
-TEST_CASE("a full queue and a crowd of connections are refused with 503", "[head]") {
+TEST_CASE("a full queue is refused with 429 and the time to wait", "[head]") {
+  HeadFixture h;
+  h.control->step_ms = 5;
+  RawClient c(h.port);
+  c.send(h.post("/v1/completions",
+                R"({"prompt":"x<|im_end|>","n":20,"max_tokens":900,"ignore_eos":true})"));
+  REQUIRE(HeadFixture::eventually([&] { return h.engine->stats().waiting == 4; }));
+  std::string answer = h.ask(h.post("/v1/completions", R"({"prompt":"x<|im_end|>","n":24})"));
+  CHECK(h.status_of(answer) == "HTTP/1.1 429");
+  CHECK(answer.find("Retry-After: ") != std::string::npos);
+  CHECK(answer.find("rate_limit_exceeded") != std::string::npos);
+  CHECK(h.engine->stats().refused == 1);
+  CHECK(h.engine->ready());
+  c.close();
+  CHECK(HeadFixture::eventually([&] { return h.engine->stats().running == 0; }));
+  CHECK(h.status_of(h.chat()) == "HTTP/1.1 200");
+}
+
+TEST_CASE("a request whose time is up ends with an error", "[head]") {
+  HeadFixture h;
+  h.control->step_ms = 5;
+  const std::string body =
+      R"({"prompt":"x<|im_end|>","max_tokens":900,"ignore_eos":true,"timeout_ms":100)";
+  std::string whole = h.ask(h.post("/v1/completions", body + "}"));
+  CHECK(h.status_of(whole) == "HTTP/1.1 408");
+  CHECK(whole.find("deadline_exceeded") != std::string::npos);
+  std::string stream = h.ask(h.post("/v1/completions", body + R"(,"stream":true})"));
+  CHECK(h.status_of(stream) == "HTTP/1.1 200");
+  CHECK(stream.find("deadline_exceeded") != std::string::npos);
+  CHECK(stream.find("[DONE]") != std::string::npos);
+  CHECK(h.engine->stats().expired == 2);
+}
+
+TEST_CASE("penalties, biases, priority and choices reach the ranks", "[head]") {
+  HeadFixture h;
+  std::string answer = h.chat(
+      R"(,"n":3,"priority":-3,"user":"someone","presence_penalty":0.5,"logit_bias":{"7":-100},"max_tokens":4)");
+  CHECK(h.status_of(answer) == "HTTP/1.1 200");
+  for (int i = 0; i < 3; ++i) CHECK(answer.find("\"index\":" + std::to_string(i)) != std::string::npos);
+  CHECK(h.engine->stats().copied_blocks == 2);
+  CHECK(h.control->saw_bias_of == 7);
+  CHECK(h.control->most_seen == 3);  // the fourth token was drawn knowing three
+  CHECK(h.status_of(h.chat(R"(,"logit_bias":{"70000":1})")) == "HTTP/1.1 400");
+}
+
+TEST_CASE("what the engine did replays bit for bit", "[head]") {
+  const std::string path = "/tmp/bp-trace-" + std::to_string(::getpid());
+  auto writer = open_step_trace(path, 1 << 20);
+  REQUIRE(writer.ok());
+  {
+    HeadFixture h({}, *std::move(writer));
+    h.control->step_ms = 1;
+    RawClient c(h.port);
+    c.send(h.post("/v1/completions", R"({"prompt":["x<|im_end|>","y"],"n":8,"max_tokens":40})"));
+    CHECK(h.status_of(h.chat()) == "HTTP/1.1 200");
+    h.control->set_serving(false);
+    REQUIRE(HeadFixture::eventually([&] { return h.engine->stats().groups_lost == 1; }));
+    h.control->set_serving(true);
+    c.read();
+  }
+  CHECK(replay_step_trace(path) == 0);
+  REQUIRE(::truncate(path.c_str(), 5) == 0);
+  CHECK(replay_step_trace(path) == 0);  // cut off, but nothing in it is wrong
+  REQUIRE(::truncate(path.c_str(), 50) == 0);
+  CHECK(replay_step_trace(path) == 2);  // ends in zeroes
+  ::unlink(path.c_str());
+  CHECK(replay_step_trace(path) == 2);
+}
+
+TEST_CASE("a crowd of connections is refused with 503", "[head]") {
   HttpOptions options;
   options.connections = 3;
   HeadFixture h(options);
-  std::string answer = h.ask(h.post("/v1/completions", R"({"prompt":"x<|im_end|>","n":25})"));
-  CHECK(h.status_of(answer) == "HTTP/1.1 503");
-  CHECK(answer.find("Retry-After") != std::string::npos);
   RawClient a(h.port), b(h.port), c(h.port);
   REQUIRE(HeadFixture::eventually([&] { return h.http->connections() == 3; }));
   CHECK(h.status_of(h.get("/health/live")) == "HTTP/1.1 503");

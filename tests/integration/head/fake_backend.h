@@ -30,6 +30,8 @@ struct FakeControl {
   std::string failed;                     // why the engine gave the group up
   std::atomic<int> step_ms{0};
   std::atomic<uint64_t> steps{0};
+  std::atomic<uint32_t> saw_bias_of{0};   // the token of the last logit bias
+  std::atomic<int> most_seen{0};          // the longest list of generated tokens that a penalty came with
 
   bool failed_with(const std::string& text) {
     std::lock_guard lock(mutex);
@@ -118,6 +120,8 @@ class FakeBackend final : public StepBackend {
       history.resize(s.position());
       history.insert(history.end(), s.tokens().begin(), s.tokens().end());
       if (!s.sample()) continue;
+      for (const auto& b : s.sampling().logit_bias()) control_->saw_bias_of = b.token();
+      control_->most_seen = std::max<int>(control_->most_seen, s.sampling().seen_size());
       size_t behind = 0;
       while (behind < history.size() && history[history.size() - 1 - behind] != kFakeEnd) ++behind;
       auto* token = result.add_tokens();
@@ -145,7 +149,8 @@ inline EngineOptions fake_engine_options() {
   o.scheduler.kv_blocks = 256;
   o.scheduler.kv_block_tokens = 16;
   o.scheduler.max_context_tokens = 1024;
-  o.max_live_sequences = 24;
+  o.scheduler.max_waiting = 24;
+  o.scheduler.max_sequences = 16;
   o.canary_prompt = {5};
   o.canary_every_ms = 200;
   o.canary_fresh_ms = 1000;

@@ -14,6 +14,7 @@
 #include "runtime/head/http_server.h"
 #include "runtime/head/openai_service.h"
 #include "runtime/head/status_pages.h"
+#include "runtime/head/step_trace.h"
 
 namespace bp::rt {
 
@@ -57,15 +58,18 @@ class RawClient {
 };
 
 struct HeadFixture {
-  explicit HeadFixture(HttpOptions options = {}) {
+  explicit HeadFixture(HttpOptions options = {}, std::function<bool(std::string_view)> trace = nullptr) {
     auto t = Tokenizer::open(std::string(BP_SOURCE_DIR) + "/tests/golden/text/small_bpe");
     REQUIRE(t.ok());
     tokenizer = *std::move(t);
-    engine = EngineLoop::start(fake_engine_options(),
+    http = HttpServer::make(options);
+    EngineOptions engine_options = fake_engine_options();
+    engine_options.deliver = [this](std::function<void()> f) { http->post(std::move(f)); };
+    engine_options.trace = std::move(trace);
+    engine = EngineLoop::start(std::move(engine_options),
                                std::make_unique<FakeBackend>(control, *tokenizer));
     service =
         std::make_unique<OpenaiService>(ServiceOptions{"fake/model", 1, 1024}, *engine, *tokenizer);
-    http = HttpServer::make(options);
     StatusOptions status;
     status.deployment = "dep\"loy";
     pages = std::make_unique<StatusPages>(status, *engine, *http);

@@ -52,7 +52,17 @@ TEST_CASE("a wrong field is named", "[api]") {
            {R"(,"top_logprobs":3)", "top_logprobs"},
            {R"(,"logprobs":true,"top_logprobs":21)", "top_logprobs"},
            {R"(,"colour":1)", "colour"},
-           {R"(,"frequency_penalty":0.5)", "frequency_penalty"},
+           {R"(,"frequency_penalty":2.5)", "frequency_penalty"},
+           {R"(,"presence_penalty":"a")", "presence_penalty"},
+           {R"(,"repetition_penalty":0)", "repetition_penalty"},
+           {R"(,"min_p":1.1)", "min_p"},
+           {R"(,"priority":1.5)", "priority"},
+           {R"(,"priority":100000)", "priority"},
+           {R"(,"timeout_ms":0)", "timeout_ms"},
+           {R"(,"logit_bias":[1])", "logit_bias"},
+           {R"(,"logit_bias":{"x":1})", "logit_bias.x"},
+           {R"(,"logit_bias":{"5":101})", "logit_bias.5"},
+           {R"(,"best_of":2)", "best_of"},
            {R"(,"tools":[{}])", "tools"},
            {R"(,"model":1)", "model"},
            {R"(,"response_format":{"type":"json_object"})", "response_format"},
@@ -102,7 +112,8 @@ TEST_CASE("fields are read", "[api]") {
           R"(,"max_completion_tokens":7,"temperature":0,"top_p":0.5,"top_k":-1,"seed":-5,"n":2,)"
           R"("stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},"logprobs":true,)"
           R"("top_logprobs":2,"ignore_eos":true,"return_token_ids":true,"user":"u","tools":null,)"
-          R"("presence_penalty":0,"response_format":{"type":"text"})"));
+          R"("presence_penalty":0.5,"frequency_penalty":-2,"repetition_penalty":1.1,"min_p":0.05,)"
+          R"("priority":-7,"timeout_ms":2000,"logit_bias":{"12":-100,"3":1.5},"response_format":{"type":"text"})"));
   CHECK(r.chat);
   CHECK(*r.max_tokens == 7);
   CHECK(r.temperature == 0);
@@ -111,6 +122,14 @@ TEST_CASE("fields are read", "[api]") {
   CHECK(r.stop == std::vector<std::string>{"a", "b"});
   CHECK((r.stream && r.include_usage && r.want_logprobs && r.ignore_eos && r.return_token_ids));
   CHECK(r.top_logprobs == 2);
+  CHECK(r.presence_penalty == 0.5f);
+  CHECK(r.frequency_penalty == -2.0f);
+  CHECK(r.repetition_penalty == 1.1f);
+  CHECK(r.min_p == 0.05f);
+  CHECK(r.priority == -7);
+  CHECK(r.timeout_ms == 2000);
+  CHECK(r.user == "u");
+  CHECK(r.logit_bias == std::vector<std::pair<uint32_t, float>>{{12, -100.0f}, {3, 1.5f}});
   CHECK(taken(true, chat_with(R"(,"temperature":null,"stop":null)")).temperature == 1.0f);
   ApiRequest parts = taken(
       true,
