@@ -27,10 +27,8 @@ constexpr size_t kLogitBiasMax = 1024;
 
 std::string kind_of(const json::value& v) {
   switch (v.kind()) {
-    case json::kind::null:
-      return "null";
-    case json::kind::bool_:
-      return "a boolean";
+    case json::kind::null: return "null";
+    case json::kind::bool_: return "a boolean";
     case json::kind::string:
       return "a string";
     case json::kind::array:
