@@ -42,6 +42,14 @@ std::string sha256_hex(std::string_view data) {
   return hex(out, sizeof out);
 }
 
+std::string content_hash(std::string_view data) {
+  need_sodium();
+  unsigned char out[crypto_generichash_BYTES];
+  crypto_generichash(out, sizeof out, reinterpret_cast<const unsigned char*>(data.data()),
+                     data.size(), nullptr, 0);
+  return hex(out, sizeof out);
+}
+
 Result<std::string> canonical_name(std::string_view name) {
   std::string out;
   for (char c : name) {

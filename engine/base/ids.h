@@ -12,6 +12,8 @@ std::string random_id(std::string_view prefix);
 std::string random_hex(size_t bytes);
 /// SHA-256 of `data` as lower-case hex.
 std::string sha256_hex(std::string_view data);
+/// BLAKE2b-256 of `data` as lower-case hex: names what lies beside the journal.
+std::string content_hash(std::string_view data);
 /// Deployment name as a DNS-1035 label: lower case, [a-z0-9-], at most 53 characters, starts with a
 /// letter. kInvalidArgument when nothing is left.
 Result<std::string> canonical_name(std::string_view name);

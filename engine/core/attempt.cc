@@ -4,75 +4,80 @@
 namespace bp::core {
 namespace {
 
-bool same(const v1::Epoch& a, const v1::Epoch& b) {
-  return a.incarnation() == b.incarnation() && a.counter() == b.counter();
-}
-
 // The stage whose living attempt has this epoch; null for an older attempt or an unknown stage.
 template <class E>
-StageInstance* living(Step& step, const E& e) {
-  StageInstance* s = step.find(e.stage(), e.map_index());
-  return s && has_live_attempt(*s) && same(s->body.epoch(), e.epoch()) ? s : nullptr;
+const StageInstance* living(const Step& step, const E& e) {
+  const StageInstance* s = step.find(e.stage(), e.map_index());
+  return s && has_live_attempt(*s) && same(s->epoch, e.epoch()) ? s : nullptr;
 }
 
 }  // namespace
 
 void on_dispatched(Step& step, const v1::AttemptDispatched& e) {
-  StageInstance* s = step.find(e.stage(), e.map_index());
-  if (!s || s->state != v1::STAGE_STATE_QUEUED || !same(s->body.epoch(), e.epoch())) return;
-  const StageKey key{e.stage(), e.map_index()};
+  const StageInstance* found = step.find(e.stage(), e.map_index());
+  if (!found || found->state != v1::STAGE_STATE_QUEUED || !same(found->epoch, e.epoch())) return;
+  if (step.run.n.paused) return;  // it is dispatched anew when the run goes on
+  const StageKey key = found->key;
+  StageInstance& s = step.stage(key);
   const v1::StageDefinition& d = step.definition(key);
   step.disarm(key, v1::TIMER_KIND_QUEUE);
-  step.set_state(key, v1::STAGE_STATE_RUNNING);
-  s->body.set_host_id(e.host_id());
-  s->body.set_dispatched_once(true);
-  s->body.set_started_wall_ms(step.event.wall_ms());
+  s.state = v1::STAGE_STATE_RUNNING;
+  s.dispatched_once = true;
+  s.started_wall_ms = step.event.wall_ms();
   if (d.run_timeout_ms() > 0) step.arm(key, v1::TIMER_KIND_RUN, d.run_timeout_ms());
-  if (step.run.state == v1::RUN_STATE_QUEUED) step.run.state = v1::RUN_STATE_RUNNING;
-  step.act(
-      StartHost{current_attempt(step.run, key), s->body.mode(), d.plugin(), d.plugin_version()});
+  if (step.run.n.phase == v1::RUN_STATE_QUEUED) step.run.n.phase = v1::RUN_STATE_RUNNING;
+  const bool shared = step.run.workflow->shared(key.stage) && !s.in_own;
+  if (!shared) s.host.make().id = e.host_id();
+  Attempt ref = current_attempt(step.run, key);
+  const std::string& plugin = plugin_of(step.run, key);
+  const uint32_t version = plugin_version_of(step.run, key);
+  if (shared) {
+    step.act(SendShared{std::move(ref), s.mode, plugin, version});
+  } else {
+    step.act(StartHost{std::move(ref), s.mode, plugin, version});
+  }
 }
 
 void on_host_started(Step& step, const v1::AttemptHostStarted& e) {
-  StageInstance* s = living(step, e);
-  if (!s || s->body.has_host()) return;
-  const StageKey key{e.stage(), e.map_index()};
-  *s->body.mutable_host() = e.process();
-  step.touch(key);
-  if (s->state == v1::STAGE_STATE_CANCELLING) {
+  const StageInstance* found = living(step, e);
+  if (!found || !found->host || found->process()) return;
+  StageInstance& s = step.stage(found->key);
+  s.host.make().process = e.process();
+  if (s.state == v1::STAGE_STATE_CANCELLING) {
     // Cancelled before it was told what to do: nothing to end gently.
-    step.act(KillHost{current_attempt(step.run, key), "cancelled before it began"});
+    step.act(KillHost{current_attempt(step.run, s.key), "cancelled before it began"});
   } else {
-    step.act(SendAttempt{current_attempt(step.run, key)});
+    step.act(SendAttempt{current_attempt(step.run, s.key)});
   }
 }
 
 void on_checkpointed(Step& step, const v1::AttemptCheckpointed& e) {
-  StageInstance* s = living(step, e);
+  const StageInstance* s = living(step, e);
   if (!s) return;
-  const bool new_checkpoint = !e.checkpoint().empty() && e.checkpoint() != s->body.checkpoint();
-  const bool new_handle = !e.handle().empty() && e.handle() != s->body.handle();
+  const bool new_checkpoint = !e.checkpoint().empty() && e.checkpoint() != s->checkpoint();
+  const bool new_handle = !e.handle().empty() && e.handle() != s->handle();
   if (!new_checkpoint && !new_handle) return;
-  if (new_checkpoint) s->body.set_checkpoint(e.checkpoint());
-  if (new_handle) s->body.set_handle(e.handle());
-  step.touch({e.stage(), e.map_index()});
+  StageInstance::Rare& rare = step.rare(s->key);
+  if (new_checkpoint) rare.checkpoint = e.checkpoint();
+  if (new_handle) rare.handle = e.handle();
 }
 
 void on_ready(Step& step, const v1::AttemptBecameReady& e) {
-  StageInstance* s = living(step, e);
-  const StageKey key{e.stage(), e.map_index()};
-  if (!s || s->state != v1::STAGE_STATE_RUNNING || !step.definition(key).keeps_running() ||
-      s->body.mode() != v1::ATTEMPT_MODE_APPLY) {
+  const StageInstance* found = living(step, e);
+  if (!found || found->state != v1::STAGE_STATE_RUNNING ||
+      !step.definition(found->key).keeps_running() || found->mode != v1::ATTEMPT_MODE_APPLY) {
     return;
   }
-  step.disarm_all(key);
-  step.set_state(key, v1::STAGE_STATE_READY);
-  s->body.set_ready_boot_ms(step.event.boot_ms());
-  s->body.set_failures(0);
-  s->body.clear_error();
-  if (!e.handle().empty()) s->body.set_handle(e.handle());
-  *s->body.mutable_outputs() = e.outputs();
-  step.run.body.set_rewinds_since_ready(0);
+  step.disarm_all(found->key);
+  StageInstance& s = step.stage(found->key);
+  s.state = v1::STAGE_STATE_READY;
+  s.failures = 0;
+  s.failure.drop();
+  s.outputs = to_values(e.outputs(), e.payloads());
+  StageInstance::Rare& rare = step.rare(s.key);
+  rare.ready_boot_ms = step.event.boot_ms();
+  if (!e.handle().empty()) rare.handle = e.handle();
+  step.run.n.rewinds_since_ready = 0;
 }
 
 }  // namespace bp::core

@@ -1,180 +1,121 @@
 // The core: decides everything about one run and does nothing. Pure: no clock, no I/O, no
 // randomness (jitter comes from a hash of run, stage and attempt); time is what the event says.
 //
-//   apply(state, event) -> (row deltas, actions)
+//   apply(state, event) -> (what to journal, actions, timers)
 //
-// The conductor applies, commits the batch, and only when the commit is durable carries out the
-// actions. Every action follows from the state, so a lost one is found again: DaemonStarted,
-// applied to each live run at start, emits them anew. The rows are thus the outbox of attempts.
-//
-// Life of an attempt:
-//   core: stage QUEUED, new epoch     -> DispatchAttempt    shell: choose a host id,
-//   AttemptDispatched core: stage RUNNING               -> StartHost          shell: spawn it,
-//   AttemptHostStarted core: its identity is on record   -> SendAttempt        shell: RunAttempt,
-//   once it said hello AttemptCheckpointed, AttemptBecameReady, AttemptEnded (-> AckResult),
-//   AttemptLost, TimerFired
+// The conductor applies, commits the entry, and only when the commit is durable carries out the
+// actions. Life of an attempt:
+//   OWN     stage QUEUED, new epoch      -> DispatchAttempt    shell: choose a host id,
+//           AttemptDispatched: RUNNING   -> StartHost          shell: spawn it,
+//           AttemptHostStarted: its identity is on record -> SendAttempt  shell: RunAttempt,
+//           once it said hello AttemptCheckpointed, AttemptBecameReady, AttemptEnded (-> AckResult),
+//           AttemptLost, TimerFired
+//   SHARED  in the event that makes it runnable: RUNNING -> SendShared, when the event carries
+//           may_dispatch and neither stage nor run has limit keys; else QUEUED -> DispatchAttempt,
+//           AttemptDispatched -> SendShared
 // A new attempt of a stage is dispatched only when the older one is proven dead (AttemptEnded, or
 // AttemptLost), and only while no attempt of a later stage lives.
 //
 // Thread: the conductor only. A state belongs to the conductor.
 #pragma once
-#include <cstdint>
-#include <map>
+#include <exception>
 #include <string>
-#include <utility>
-#include <variant>
+#include <string_view>
 #include <vector>
 
-#include "bp/v1/journal.pb.h"
-#include "bp/v1/stage.pb.h"
-#include "bp/v1/state.pb.h"
-#include "engine/base/result.h"
-#include "storage/store.h"
+#include "engine/core/actions.h"
+#include "storage/journal_types.h"
 
 namespace bp::core {
 
-inline constexpr uint32_t kCoreVersion =
-    1;  // stamped into events; changed behaviour branches on it
-inline constexpr int64_t kCancelGraceMs =
-    10'000;                                     // a told attempt has this long before it is killed
-inline constexpr int64_t kHungGraceMs = 2'000;  // the same for one that no longer beats
-inline constexpr int64_t kKillAgainMs = 5'000;  // a kill not confirmed is repeated
-inline constexpr int64_t kRewindDelayMs = 100;  // doubled per rewind without ready in between
+/// Stamped into events by who makes them; changed behaviour branches on it. 2: SHARED, maps,
+/// bindings, pause, signals, forks, a retry from the failed stage.
+inline constexpr uint32_t kCoreVersion = 2;
+inline constexpr int64_t kCancelGraceMs = 10'000;  // a told attempt has this long until it is killed
+inline constexpr int64_t kHungGraceMs = 2'000;     // the same for one that no longer beats
+inline constexpr int64_t kKillAgainMs = 5'000;     // a kill not confirmed is repeated
+inline constexpr int64_t kRewindDelayMs = 100;     // doubled per rewind without ready in between
 inline constexpr int64_t kRewindDelayMaxMs = 5'000;
-inline constexpr uint32_t kRewindsMax = 20;  // without ready in between; then it fails for good
-inline constexpr int64_t kStableReadyMs = 1'000;  // ready for less: the next attempt waits a little
+inline constexpr uint32_t kRewindsMax = 20;        // without ready in between; then it fails
+inline constexpr int64_t kStableReadyMs = 1'000;   // ready for less: the next attempt waits a little
+inline constexpr size_t kSignalsMax = 64;          // kept of a run, not yet taken; more: refused
+inline constexpr size_t kSignalNamesMax = 64;      // different names in a run's life
+inline constexpr size_t kRequestKeysMax = 32;      // commands remembered of a run
+/// Where the definition sets no time limit, Next says this long after the last event: what is not
+/// through by then is reported as overdue, not ended.
+inline constexpr int64_t kOverdueMs = 24 * 3600 * 1000;
 
-using StageKey = std::pair<std::string, uint32_t>;  // stage, map_index
-using TimerKey = std::pair<StageKey, int>;          // v1::TimerKind
+/// A programmer error inside apply(). The state is as it was before the event: quarantine the run.
+class Fault : public std::exception {
+ public:
+  explicit Fault(std::string what) : what_(std::move(what)) {}
+  const char* what() const noexcept override { return what_.c_str(); }
 
-struct StageInstance {
-  v1::StageState state = v1::STAGE_STATE_PENDING;
-  v1::StageBody body;
+ private:
+  std::string what_;
 };
-
-/// One run, whole. Empty (run_id "") before RunSubmitted.
-struct RunState {
-  std::string run_id;
-  uint64_t run_number = 0;
-  std::string name;
-  bool live = false;  // false when ended; NEEDS_HUMAN stays live
-  v1::RunState state = v1::RUN_STATE_UNSPECIFIED;
-  uint64_t epoch_counter = 0;
-  int64_t created_wall_ms = 0;
-  int64_t updated_wall_ms = 0;
-  std::string idempotency_key;
-  v1::RunBody body;
-  std::map<StageKey, StageInstance> stages;
-  std::map<TimerKey, storage::TimerRow> timers;
-};
-
-/// Names one attempt in actions.
-struct Attempt {
-  std::string run_id;
-  std::string stage;
-  uint32_t map_index = 0;
-  uint32_t attempt = 0;
-  v1::Epoch epoch;
-  std::string host_id;       // empty in DispatchAttempt
-  v1::ProcessIdentity host;  // pid 0 while unknown
-};
-
-/// Choose a host id for it and feed AttemptDispatched with this attempt's number and epoch.
-struct DispatchAttempt {
-  Attempt ref;
-  v1::AttemptMode mode;
-  std::string plugin;
-  uint32_t plugin_version;
-};
-/// Spawn the stage host of a dispatched attempt and feed AttemptHostStarted (or AttemptLost).
-struct StartHost {
-  Attempt ref;
-  v1::AttemptMode mode;
-  std::string plugin;
-  uint32_t plugin_version;
-};
-/// Send run_attempt_message() to the host as soon as it has said hello (again after it reconnects).
-struct SendAttempt {
-  Attempt ref;
-};
-/// After a start of the daemon: find the host. Alive: wait for its hello, go on. Proven dead, or
-/// never started (no identity, and no process with that host id): feed AttemptLost.
-struct ReattachAttempt {
-  Attempt ref;
-};
-/// Tell the attempt to end; at the latest at the deadline a TimerFired(CANCEL) leads to KillHost.
-struct CancelAttempt {
-  Attempt ref;
-  std::string reason;
-  int64_t deadline_boot_ms;
-  int64_t grace_ms;
-};
-/// SIGKILL the host, wait for proof of death, feed AttemptLost.
-struct KillHost {
-  Attempt ref;
-  std::string reason;
-};
-/// The result is on record, or fenced: send ResultAck; the host then exits. Kill it if it does not.
-struct AckResult {
-  Attempt ref;
-};
-/// Something that people see has changed.
-struct Notify {
-  std::string run_id;
-};
-/// The run has ended (not NEEDS_HUMAN): delete its secrets' keys in memory, forget its connections.
-struct RunEnded {
-  std::string run_id;
-  v1::RunState state;
-};
-
-using Action = std::variant<DispatchAttempt, StartHost, SendAttempt, ReattachAttempt, CancelAttempt,
-                            KillHost, AckResult, Notify, RunEnded>;
 
 struct Outcome {
-  /// Not OK: the request cannot be granted in this state (kConflict, kInvalidArgument). No change.
+  /// Not OK: the request cannot be granted in this state (kConflict, kInvalidArgument,
+  /// kUnavailable). No change; there may be actions (an ack).
   Status accepted;
-  /// False: the event was a repetition or stale; the batch is empty, but there may be actions (an
-  /// ack).
+  /// False: the event was a repetition or stale; nothing to journal, but there may be actions.
   bool changed = false;
-  /// Rows and the event itself. `events[].seq` is left 0 for the conductor; run_seq is set.
-  storage::Batch batch;
+  /// What to journal: the event itself (moved), or EndedWasLate in its place. Empty if !changed.
+  v1::Event record;
   std::vector<Action> actions;
+  std::vector<Timer> put_timers;  // replace those of the same (key, kind)
+  std::vector<TimerName> drop_timers;
+  bool ended = false;         // the run ended with this event
+  bool revived = false;       // an ended run lives again
+  bool drop_secrets = false;  // nobody needs its tokens and keys any more
 };
 
-/// Applies one event to `state` (in place) and says what to store and what to do. Events must carry
-/// wall_ms and boot_ms, RunSubmitted also incarnation and boot_id. Repeated events change nothing.
-/// Timers are rows: the shell arms what it finds in batch.put_timers, disarms batch.drop_timers,
-/// and feeds TimerFired with the row's epoch_counter. HEARTBEAT timers are the shell's own.
-/// RetryRequested (and StopRequested on SUCCEEDED) make an ended run live again: before, the caller
-/// makes sure that no other live run has its name.
-Outcome apply(RunState& state, const v1::Event& event);
+/// Applies one event to `state` (in place) and says what to journal and to do. Events must carry
+/// core_version, wall_ms and boot_ms; RunSubmitted also incarnation and boot_id. Repeated events
+/// change nothing. The shell arms put_timers and feeds timer_event() when one is due; HEARTBEAT and
+/// PROGRESS timers are its own. RetryRequested (StopRequested on SUCCEEDED) make an ended run live
+/// again: before, the caller makes sure that no other live run has its name. Throws Fault.
+Outcome apply(RunState& state, v1::Event&& event, Workflows& workflows);
+Outcome apply(RunState& state, const v1::Event& event, Workflows& workflows);
 
-/// A stage list that can be run: names unique and not empty, `after` known, no cycle, rewind
-/// targets reachable, policies sane. kInvalidArgument names the first fault.
-Status check_workflow(const v1::WorkflowDefinition& workflow);
-
-/// Between memory and rows. decode: kJournal when a body does not parse or names an unknown state.
-Result<RunState> decode(const storage::RunRow& run, const std::vector<storage::StageRow>& stages,
-                        const std::vector<storage::TimerRow>& timers);
-storage::RunRow encode_run(const RunState& state);
-storage::StageRow encode_stage(const RunState& state, const StageKey& key);
+/// Deterministic bytes of an event: the body of its entry.
+std::string encode_event(const v1::Event& event);
+/// The whole run, without its workflow's definition (only the hash). decode: kJournal when it does
+/// not parse or contradicts itself, kNotFound when nobody has the workflow.
+std::string encode_run(const RunState& state);
+Result<RunState> decode_run(std::string_view bytes, Workflows& workflows);
+/// Who must act next, by when; why, in one sentence for people.
+storage::Next next_of(const RunState& state);
+std::string why(const RunState& state);
+storage::EndedRow ended_row(const RunState& state);
+/// One line per violated invariant; empty when sound.
+std::vector<std::string> broken_invariants(const RunState& state);
 
 /// "run/stage/map_index/generation": equal for all attempts of a stage.
-std::string effect_key(const RunState& state, const StageKey& key);
+std::string effect_key(const RunState& state, StageKey key);
 /// The wait before a retry after `failures` failures in a row (1 = the first), jitter included.
-int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, const StageKey& key,
+int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, StageKey key,
                        uint32_t failures);
-/// Everything a stage host needs but the secrets and the daemon's own options, which the shell
-/// adds.
-v1::RunAttempt run_attempt_message(const RunState& state, const StageKey& key);
-/// Definition of a stage; null when the workflow has none of that name.
-const v1::StageDefinition* stage_definition(const RunState& state, const std::string& stage);
-/// The attempt that lives now (RUNNING, READY, CANCELLING); false when there is none.
-bool has_live_attempt(const StageInstance& stage);
-Attempt current_attempt(const RunState& state, const StageKey& key);
-/// One sentence for people: who must act next, and why.
-std::string who_must_act_next(const RunState& state);
-bool is_ended(v1::RunState state);  // SUCCEEDED, STOPPED, CANCELLED, FAILED
+
+/// An input that lies beside the log: the shell puts the blob's bytes in.
+struct PayloadRef {
+  std::string input;
+  std::string hash;
+};
+/// Everything a stage host needs but the secrets, the daemon's own options and the blobs named in
+/// `payloads`, which the shell adds.
+v1::RunAttempt run_attempt_message(const RunState& state, StageKey key,
+                                   std::vector<PayloadRef>* payloads);
+v1::RunAttempt run_attempt_message(const RunState& state, StageKey key);  // no blobs: checked
+Attempt current_attempt(const RunState& state, StageKey key);
+v1::Event timer_event(const RunState& state, const Timer& timer);
+/// What a fork of `state` at `from_stage` takes over (ForkOrigin of its RunSubmitted). The caller
+/// feeds HandleLent for every taken handle to its lender in the same commit, before RunSubmitted.
+/// kInvalidArgument: no such stage; kConflict: a stage before it is not through.
+Result<v1::ForkOrigin> fork_origin(const RunState& state, const std::string& from_stage,
+                                   const Workflow& onto);
+/// Hash of a boot id as RunState::boot holds it.
+uint64_t boot_hash(std::string_view boot_id);
 
 }  // namespace bp::core

@@ -9,15 +9,6 @@ namespace {
 
 constexpr int64_t kDelayMaxMs = 24 * 3600 * 1000;
 
-// FNV-1a, finished by splitmix64: equal everywhere, good enough to spread retries.
-uint64_t spread(const std::string& text) {
-  uint64_t h = 0xcbf29ce484222325ull;
-  for (unsigned char c : text) h = (h ^ c) * 0x100000001b3ull;
-  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ull;
-  h = (h ^ (h >> 27)) * 0x94d049bb133111ebull;
-  return h ^ (h >> 31);
-}
-
 bool is_final_code(const v1::RetryPolicy& policy, const std::string& code) {
   const auto& codes = policy.final_codes();
   return std::find(codes.begin(), codes.end(), code) != codes.end();
@@ -25,7 +16,7 @@ bool is_final_code(const v1::RetryPolicy& policy, const std::string& code) {
 
 }  // namespace
 
-int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, const StageKey& key,
+int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, StageKey key,
                        uint32_t failures) {
   const double multiplier = policy.multiplier() > 0 ? policy.multiplier() : 1.0;
   const double ceiling =
@@ -34,47 +25,51 @@ int64_t retry_delay_ms(const v1::RetryPolicy& policy, const RunState& state, con
   const double plain =
       std::min(double(policy.first_delay_ms()) * std::pow(multiplier, exponent), ceiling);
   const uint64_t h =
-      spread(state.run_id + "/" + key.first + "/" + std::to_string(key.second) + "/" +
-             std::to_string(state.body.generation()) + "/" + std::to_string(failures));
+      boot_hash(state.run_id + "/" + state.stage_name(key) + "/" + std::to_string(key.map_index) +
+                "/" + std::to_string(state.n.generation) + "/" + std::to_string(failures));
   const double unit = double(h >> 11) * 0x1.0p-53 * 2.0 - 1.0;  // [-1, 1)
   return std::max<int64_t>(0, int64_t(plain * (1.0 + policy.jitter() * unit)));
 }
 
-void attempt_failed(Step& step, const StageKey& key, v1::ErrorInfo error, bool retriable) {
+void attempt_failed(Step& step, StageKey key, v1::ErrorInfo error, bool retriable) {
   StageInstance& s = step.stage(key);
   const v1::RetryPolicy& policy = step.definition(key).retry();
-  s.body.set_failures(s.body.failures() + 1);
+  ++s.failures;
   const uint32_t allowed = std::max<uint32_t>(1, policy.max_attempts());
-  if (!retriable || is_final_code(policy, error.code()) || s.body.failures() >= allowed) {
+  if (!retriable || is_final_code(policy, error.code()) || s.failures >= allowed) {
     fail_for_good(step, key, std::move(error));
     return;
   }
-  *s.body.mutable_error() = std::move(error);
-  step.set_state(key, v1::STAGE_STATE_BACKOFF);
-  step.arm(key, v1::TIMER_KIND_RETRY, retry_delay_ms(policy, step.run, key, s.body.failures()));
+  s.failure.make() = std::move(error);
+  s.state = v1::STAGE_STATE_BACKOFF;
+  step.arm(key, v1::TIMER_KIND_RETRY, retry_delay_ms(policy, step.run, key, s.failures));
 }
 
-void fail_for_good(Step& step, const StageKey& key, v1::ErrorInfo error) {
+void fail_for_good(Step& step, StageKey key, v1::ErrorInfo error) {
   StageInstance& s = step.stage(key);
-  if (s.body.mode() == v1::ATTEMPT_MODE_DESTROY) {
+  if (s.mode == v1::ATTEMPT_MODE_DESTROY) {
     destroy_gave_up(step, key, std::move(error), {});
     return;
   }
-  *s.body.mutable_error() = error;
+  s.failure.make() = error;
   step.disarm_all(key);
-  step.set_state(key, v1::STAGE_STATE_FAILED);
-  if (step.run.state == v1::RUN_STATE_STOPPING) return halt_stage(step, key);
-  *step.run.body.mutable_error() = std::move(error);
+  s.state = v1::STAGE_STATE_FAILED;
+  if (step.run.n.phase == v1::RUN_STATE_STOPPING) return halt_stage(step, key);
+  fail_run(step, std::move(error));
+}
+
+void fail_run(Step& step, v1::ErrorInfo error) {
+  step.rare().error.make() = std::move(error);
   begin_teardown(step, v1::RUN_STATE_FAILED);
 }
 
-void cancel_attempt(Step& step, const StageKey& key, v1::AfterCancel after,
-                    const std::string& reason, int64_t grace_ms) {
+void cancel_attempt(Step& step, StageKey key, v1::AfterCancel after, const std::string& reason,
+                    int64_t grace_ms) {
   StageInstance& s = step.stage(key);
-  BP_CHECK(has_live_attempt(s));
+  CORE_CHECK(has_live_attempt(s));
   const bool told = s.state == v1::STAGE_STATE_CANCELLING;
-  s.body.set_after_cancel(after);
-  step.set_state(key, v1::STAGE_STATE_CANCELLING);
+  s.after_cancel = after;
+  s.state = v1::STAGE_STATE_CANCELLING;
   if (told) return;
   if (after == v1::AFTER_CANCEL_RETRY) {
     step.disarm_attempt(key);

@@ -14,49 +14,54 @@ int64_t rewind_delay_ms(uint32_t in_a_row) {
 }
 
 // Back to the start line; a living attempt is first cancelled to proof of death.
-void take_back(Step& step, const StageKey& key, const std::string& reason) {
+void take_back(Step& step, StageKey key, const std::string& reason) {
   StageInstance& s = step.stage(key);
+  if (step.run.workflow->mapped(key.stage)) s.expanded = false;  // its list may be another one
   if (!has_live_attempt(s)) {
     step.disarm_all(key);
-    step.set_state(key, v1::STAGE_STATE_PENDING);
+    s.state = v1::STAGE_STATE_PENDING;
     return;
   }
   const bool fails_anyway =
-      s.state == v1::STAGE_STATE_CANCELLING && s.body.after_cancel() == v1::AFTER_CANCEL_FAIL;
+      s.state == v1::STAGE_STATE_CANCELLING && s.after_cancel == v1::AFTER_CANCEL_FAIL;
   if (!fails_anyway) cancel_attempt(step, key, v1::AFTER_CANCEL_REWIND, reason, kCancelGraceMs);
 }
 
 }  // namespace
 
-void rewind(Step& step, const StageKey& reporter, const v1::AttemptEnded& ended) {
-  const std::string& target = ended.rewind_to_stage();
-  std::set<std::string> affected = successors(step.run.body.workflow(), target);
-  affected.insert(target);
-  if (!stage_definition(step.run, target) || !affected.count(reporter.first)) {
+void rewind(Step& step, StageKey reporter, const v1::AttemptEnded& ended) {
+  const std::string target_name = ended.rewind_to_stage();
+  const auto target = step.run.workflow->find(target_name);
+  const Workflow& w = *step.run.workflow;
+  if (!target || (*target != reporter.stage && !w.is_later(*target, reporter.stage))) {
     fail_for_good(
         step, reporter,
-        make_error(ErrorCode::kInternal, "stage " + reporter.first + " asked to go back to \"" +
-                                             target + "\", which does not come before it"));
+        make_error(ErrorCode::kInternal, "stage " + step.run.stage_name(reporter) +
+                                             " asked to go back to \"" + target_name +
+                                             "\", which does not come before it"));
     return;
   }
-  v1::RunBody& b = step.run.body;
-  b.set_rewinds_total(b.rewinds_total() + 1);
-  b.set_rewinds_since_ready(b.rewinds_since_ready() + 1);
+  RunState::Numbers& n = step.run.n;
+  ++n.rewinds_total;
+  ++n.rewinds_since_ready;
+  step.change();
   const std::string why = ended.error().message();
-  if (b.rewinds_since_ready() > kRewindsMax) {
+  if (n.rewinds_since_ready > kRewindsMax) {
     fail_for_good(step, reporter,
                   make_error(ErrorCode::kUnavailable,
                              "went back to an earlier stage " + std::to_string(kRewindsMax) +
                                  " times without becoming ready in between; last reason: " + why));
     return;
   }
-  *step.stage(reporter).body.mutable_error() = ended.error();
-  for (const StageKey& key : ordered_keys(step.run)) {
-    if (!affected.count(key.first)) continue;
-    take_back(step, key, "stage " + target + " must run again: " + why);
-    if (key.first == target && step.stage(key).state == v1::STAGE_STATE_PENDING) {
+  step.stage(reporter).failure.make() = ended.error();
+  for (size_t i = 0; i < step.run.stages.size(); ++i) {
+    const StageKey key = step.run.stages[i].key;
+    if (key.stage != *target && !w.is_later(*target, key.stage)) continue;
+    if (step.run.stages[i].surplus) continue;
+    take_back(step, key, "stage " + target_name + " must run again: " + why);
+    if (key.stage == *target && step.peek(key).state == v1::STAGE_STATE_PENDING) {
       step.set_state(key, v1::STAGE_STATE_BACKOFF);
-      step.arm(key, v1::TIMER_KIND_RETRY, rewind_delay_ms(b.rewinds_since_ready()));
+      step.arm(key, v1::TIMER_KIND_RETRY, rewind_delay_ms(n.rewinds_since_ready));
     }
   }
 }

@@ -6,43 +6,142 @@ namespace bp::core {
 namespace {
 
 bool through(const StageInstance& s) {
-  return s.state == v1::STAGE_STATE_SUCCEEDED || s.state == v1::STAGE_STATE_READY;
+  return s.surplus || s.state == v1::STAGE_STATE_SUCCEEDED || s.state == v1::STAGE_STATE_READY;
 }
 
-bool predecessors_through(const RunState& run, const v1::StageDefinition& d) {
-  for (const auto& [key, instance] : run.stages) {
-    for (const std::string& before : d.after()) {
-      if (key.first == before && !through(instance)) return false;
-    }
+bool is_active(const StageInstance& s) {
+  return s.state == v1::STAGE_STATE_QUEUED || s.state == v1::STAGE_STATE_BACKOFF ||
+         has_live_attempt(s);
+}
+
+bool stage_may_run(const RunState& run, const Summaries& all, StageIndex stage) {
+  for (StageIndex before : run.workflow->before(stage)) {
+    if (!all[before].through) return false;
+  }
+  for (StageIndex later : run.workflow->later(stage)) {
+    if (all[later].live) return false;
   }
   return true;
 }
 
-void queue_what_may_run(Step& step) {
-  for (const StageKey& key : ordered_keys(step.run)) {
-    if (step.stage(key).state != v1::STAGE_STATE_PENDING) continue;
-    if (!predecessors_through(step.run, step.definition(key))) continue;
-    if (any_live(step.run, successors(step.run.body.workflow(), key.first))) continue;
-    queue_attempt(step, key);
+// Runs in a shared host with nobody to ask: no slot, no host to choose.
+bool starts_at_once(const Step& step, const StageInstance& s) {
+  return step.event.may_dispatch() && step.run.workflow->shared(s.key.stage) && !s.in_own &&
+         step.definition(s.key).limit_keys().empty() && step.run.submitted->limit_keys.empty();
+}
+
+void arm_total(Step& step, StageKey key) {
+  const v1::StageDefinition& d = step.definition(key);
+  if (d.total_timeout_ms() <= 0 || step.peek(key).mode != v1::ATTEMPT_MODE_APPLY) return;
+  if (!step.run.timer(key, v1::TIMER_KIND_TOTAL))
+    step.arm(key, v1::TIMER_KIND_TOTAL, d.total_timeout_ms());
+}
+
+void start_shared(Step& step, StageKey key) {
+  StageInstance& s = step.stage(key);
+  s.state = v1::STAGE_STATE_RUNNING;
+  s.dispatched_once = true;
+  s.started_wall_ms = step.event.wall_ms();
+  const int64_t limit = step.definition(key).run_timeout_ms();
+  if (limit > 0) step.arm(key, v1::TIMER_KIND_RUN, limit);
+  if (step.run.n.phase == v1::RUN_STATE_QUEUED) step.run.n.phase = v1::RUN_STATE_RUNNING;
+  step.act(SendShared{current_attempt(step.run, key), s.mode, plugin_of(step.run, key),
+                      plugin_version_of(step.run, key)});
+}
+
+void new_epoch(Step& step, StageInstance& s) {
+  ++s.attempt;
+  ++s.attempts_total;
+  s.epoch = Epoch{step.run.n.incarnation, ++step.run.n.epoch_counter};
+  s.host.drop();
+  s.after_cancel = v1::AFTER_CANCEL_UNSPECIFIED;
+  s.ended_wall_ms = 0;
+  if (s.rare && s.rare.get()->ready_boot_ms != 0) step.rare(s.key).ready_boot_ms = 0;
+}
+
+// True when something was queued, or has ended at once.
+bool begin_stage(Step& step, StageKey key) {
+  if (Status given = check_inputs(step.run, key); !given.ok()) {
+    fail_for_good(step, key, make_error(given.error().code, given.error().message));
+    return false;
   }
+  if (step.run.workflow->has_plugin(key.stage)) {
+    queue_attempt(step, key);
+  } else {
+    new_epoch(step, step.stage(key));
+    begin_wait(step, key);
+  }
+  return true;
+}
+
+// Starts what may start of one stage; false when nothing did, or the run is ending.
+bool begin_instances(Step& step, StageIndex stage, uint32_t active) {
+  const Workflow& w = *step.run.workflow;
+  const uint32_t allowed = w.stage(stage).map_parallel_max();
+  bool begun = false;
+  for (size_t i = 0; i < step.run.stages.size(); ++i) {
+    const StageInstance& s = step.run.stages[i];
+    if (s.key.stage < stage) continue;
+    if (s.key.stage > stage) break;
+    if (s.state != v1::STAGE_STATE_PENDING || s.surplus) continue;
+    if (w.mapped(stage) && allowed > 0 && active >= allowed) break;
+    if (!begin_stage(step, s.key)) return false;
+    ++active;
+    begun = true;
+  }
+  return begun;
+}
+
+bool has_pending(const RunState& run, StageIndex stage, bool* expanded, bool* all_pending) {
+  bool any = false;
+  *all_pending = true;
+  *expanded = true;
+  const StageInstance* s = run.find(StageKey{stage, 0});
+  CORE_CHECK(s != nullptr);
+  for (; s != run.stages.data() + run.stages.size() && s->key.stage == stage; ++s) {
+    if (s->surplus) continue;
+    const bool pending = s->state == v1::STAGE_STATE_PENDING;
+    any = any || pending;
+    *all_pending = *all_pending && pending;
+    *expanded = *expanded && s->expanded;
+  }
+  return any;
+}
+
+// One round over the stages; true when a stage was over at once, so that others may follow.
+bool queue_what_may_run(Step& step) {
+  const Workflow& w = *step.run.workflow;
+  const Summaries all = summarize(step.run);
+  bool again = false;
+  for (size_t i = 0; i < w.size(); ++i) {
+    const auto stage = static_cast<StageIndex>(i);
+    bool expanded = true, all_pending = true;
+    if (all[stage].through || !has_pending(step.run, stage, &expanded, &all_pending)) continue;
+    if (!stage_may_run(step.run, all, stage)) continue;
+    if (w.mapped(stage) && !expanded) {
+      if (!all_pending) continue;
+      if (!expand(step, stage)) return false;
+      again = again || step.run.find(StageKey{stage, 0})->surplus;  // an empty list
+    }
+    if (begin_instances(step, stage, all[stage].active) && !w.has_plugin(stage)) {
+      again = again || step.peek({stage, 0}).state == v1::STAGE_STATE_SUCCEEDED;
+    }
+    if (step.run.n.phase == v1::RUN_STATE_STOPPING) return false;
+  }
+  return again;
 }
 
 // SERVING when every stage that keeps running is ready and the others are through; SUCCEEDED when
 // none keeps running.
 void move_run(Step& step) {
+  RunState::Numbers& n = step.run.n;
   bool all_through = true;
-  bool any_keeps_running = false;
-  for (const auto& [key, instance] : step.run.stages) {
-    all_through = all_through && through(instance);
-    any_keeps_running = any_keeps_running || step.definition(key).keeps_running();
-  }
+  for (const StageInstance& s : step.run.stages) all_through = all_through && through(s);
   if (!all_through) {
-    if (step.run.state == v1::RUN_STATE_SERVING) step.run.state = v1::RUN_STATE_RUNNING;
-  } else if (any_keeps_running) {
-    step.run.state = v1::RUN_STATE_SERVING;
-    if (step.run.body.first_serving_wall_ms() == 0) {
-      step.run.body.set_first_serving_wall_ms(step.event.wall_ms());
-    }
+    if (n.phase == v1::RUN_STATE_SERVING) n.phase = v1::RUN_STATE_RUNNING;
+  } else if (step.run.workflow->any_keeps_running()) {
+    n.phase = v1::RUN_STATE_SERVING;
+    if (n.first_serving_wall_ms == 0) n.first_serving_wall_ms = step.event.wall_ms();
   } else {
     end_run(step, v1::RUN_STATE_SUCCEEDED);
   }
@@ -50,43 +149,69 @@ void move_run(Step& step) {
 
 }  // namespace
 
-DispatchAttempt dispatch_action(const RunState& run, const StageKey& key) {
-  const v1::StageDefinition* d = stage_definition(run, key.first);
-  BP_CHECK(d != nullptr);
-  return {current_attempt(run, key), run.stages.at(key).body.mode(), d->plugin(),
-          d->plugin_version()};
+Summaries summarize(const RunState& run) {
+  Summaries all(run.workflow->size());
+  for (const StageInstance& s : run.stages) {
+    StageSummary& of = all[s.key.stage];
+    of.active += is_active(s);
+    of.live = of.live || has_live_attempt(s);
+    of.through = of.through && through(s);
+    of.destroy_over = of.destroy_over && destroy_over(s);
+  }
+  return all;
 }
 
-void queue_attempt(Step& step, const StageKey& key) {
+const std::string& plugin_of(const RunState& run, StageKey key) {
+  const v1::StageDefinition& d = run.definition(key);
+  const StageInstance* s = run.find(key);
+  const bool compensates =
+      s && s->mode == v1::ATTEMPT_MODE_DESTROY && !d.compensation_plugin().empty();
+  return compensates ? d.compensation_plugin() : d.plugin();
+}
+
+uint32_t plugin_version_of(const RunState& run, StageKey key) {
+  const v1::StageDefinition& d = run.definition(key);
+  const std::string& plugin = plugin_of(run, key);
+  const uint32_t asked =
+      &plugin == &d.plugin() ? d.plugin_version() : d.compensation_plugin_version();
+  if (asked != 0 || !run.pins) return asked;
+  for (const auto& [name, version] : run.pins->versions) {
+    if (name == plugin) return version;
+  }
+  return 0;
+}
+
+DispatchAttempt dispatch_action(const RunState& run, StageKey key) {
+  const StageInstance* s = run.find(key);
+  CORE_CHECK(s != nullptr);
+  return {current_attempt(run, key), s->mode, plugin_of(run, key), plugin_version_of(run, key)};
+}
+
+void queue_attempt(Step& step, StageKey key) {
   StageInstance& s = step.stage(key);
-  BP_CHECK(!has_live_attempt(s) && s.state != v1::STAGE_STATE_QUEUED);
-  step.set_state(key, v1::STAGE_STATE_QUEUED);
-  v1::StageBody& b = s.body;
-  b.set_attempt(b.attempt() + 1);
-  b.set_attempts_total(b.attempts_total() + 1);
-  b.mutable_epoch()->set_incarnation(step.run.body.incarnation());
-  b.mutable_epoch()->set_counter(++step.run.epoch_counter);
-  b.clear_host_id();
-  b.clear_host();
-  b.set_after_cancel(v1::AFTER_CANCEL_UNSPECIFIED);
-  b.set_ended_wall_ms(0);
-  b.set_ready_boot_ms(0);
+  CORE_CHECK(!has_live_attempt(s) && s.state != v1::STAGE_STATE_QUEUED);
+  if (!s.rarely().lender.empty()) return_handle(step, key);  // from now on it makes its own
+  new_epoch(step, s);
+  if (starts_at_once(step, s)) {
+    start_shared(step, key);
+    return arm_total(step, key);
+  }
+  s.state = v1::STAGE_STATE_QUEUED;
   const v1::StageDefinition& d = step.definition(key);
   if (d.queue_timeout_ms() > 0) step.arm(key, v1::TIMER_KIND_QUEUE, d.queue_timeout_ms());
-  const bool covered = step.run.timers.count({key, v1::TIMER_KIND_TOTAL}) != 0;
-  if (d.total_timeout_ms() > 0 && b.mode() == v1::ATTEMPT_MODE_APPLY && !covered) {
-    step.arm(key, v1::TIMER_KIND_TOTAL, d.total_timeout_ms());
-  }
+  arm_total(step, key);
   step.act(dispatch_action(step.run, key));
 }
 
 void schedule(Step& step) {
-  if (is_ended(step.run.state) || step.run.state == v1::RUN_STATE_NEEDS_HUMAN) return;
-  if (step.run.state == v1::RUN_STATE_STOPPING) {
-    advance_teardown(step);
-    return;
+  RunState::Numbers& n = step.run.n;
+  if (is_ended(n.phase) || n.phase == v1::RUN_STATE_NEEDS_HUMAN) return;
+  const bool delayed = step.run.timer(kRunItself, v1::TIMER_KIND_SLEEP) != nullptr;
+  if (n.phase != v1::RUN_STATE_STOPPING && !n.paused && !delayed) {
+    while (queue_what_may_run(step)) {
+    }
   }
-  queue_what_may_run(step);
+  if (n.phase == v1::RUN_STATE_STOPPING) return advance_teardown(step);
   move_run(step);
 }
 

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/core/core.h"
+#include "engine/core_v1/core.h"
 #include "engine/shell/world.h"
 
 namespace bp::shell {

@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include "engine/core/core.h"
+#include "engine/core_v1/core.h"
 #include "engine/shell/conductor.h"
 #include "engine/shell/nodes.h"
 #include "engine/shell/secret_box.h"

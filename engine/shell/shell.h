@@ -11,11 +11,12 @@
 #include "engine/shell/settings.h"
 #include "engine/shell/world.h"
 
-namespace bp::core {
+namespace bp::core_v1 {
 struct RunState;
 }
 
 namespace bp::shell {
+namespace core = ::bp::core_v1;
 
 class Shell {
  public:

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "bp/v1/control.pb.h"
-#include "engine/core/core.h"
+#include "engine/core_v1/core.h"
 #include "engine/shell/nodes.h"
 
 namespace bp::shell {

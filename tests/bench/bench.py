@@ -76,6 +76,26 @@ def host_attempt():
     return json.loads(done.stdout)["host_attempt_us"]
 
 
+def core_figure(name):
+    build = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build", "release")
+    done = subprocess.run([build + "/tests/bench_core"], capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise Failure(f"bench_core ended with {done.returncode}: {done.stderr}")
+    return json.loads(done.stdout)[name]
+
+
+@benchmark("engine.apply_us", "us", runs=5, aim=2)
+def core_apply():
+    """CPU of the pure core for one event (apply, who acts next, encoding) of six-stage shared runs, 512 in turn."""
+    return core_figure("apply_us")
+
+
+@benchmark("engine.waiting_run_bytes", "bytes", runs=3, aim=2000)
+def core_waiting():
+    """Memory that the core holds for one of 100,000 runs of six stages that wait for a signal."""
+    return core_figure("waiting_run_bytes")
+
+
 def build_file(name):
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build", "release", "tests", name)
 

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "engine/core/core.h"
+#include "engine/core_v1/core.h"
 #include "tests/sim/host.h"
 
 namespace bp::sim {

@@ -7,7 +7,7 @@ TEST_CASE("core: stop cancels the running attempt, then destroys in reverse orde
   Driver d;
   d.serve();
   d.stop();
-  CHECK(d.state.state == v1::RUN_STATE_STOPPING);
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPING);
   CHECK(d.at("serve") == v1::STAGE_STATE_CANCELLING);
   CHECK(d.action<CancelAttempt>());
   CHECK(d.actions<DispatchAttempt>().empty());  // nothing is destroyed under a living attempt
@@ -15,12 +15,12 @@ TEST_CASE("core: stop cancels the running attempt, then destroys in reverse orde
   CHECK(d.action<DispatchAttempt>()->ref.stage == "link");
   d.run_stage("link");
   d.run_stage("make");
-  CHECK(d.state.state == v1::RUN_STATE_STOPPED);
-  CHECK(!d.state.live);
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPED);
+  CHECK(is_ended(d.state.n.state));
   CHECK(d.state.timers.empty());
-  CHECK(d.action<RunEnded>()->state == v1::RUN_STATE_STOPPED);
-  CHECK(d.stage("link").body.handle().empty());
-  CHECK(who_must_act_next(d.state) == "nobody: ended by me");
+  CHECK(d.last.ended);
+  CHECK(d.stage("link").handle().empty());
+  CHECK(why(d.state) == "nobody: ended by me");
 }
 
 TEST_CASE("core: cancel reaches a stage in any state") {
@@ -46,8 +46,8 @@ TEST_CASE("core: cancel reaches a stage in any state") {
     d.fail("check");
     d.cancel();
   }
-  CHECK(d.state.state == v1::RUN_STATE_CANCELLED);
-  CHECK(!d.state.live);
+  CHECK(d.state.n.state == v1::RUN_STATE_CANCELLED);
+  CHECK(is_ended(d.state.n.state));
 }
 
 TEST_CASE("core: stop during a retry's cancel goes on to teardown when the attempt is dead") {
@@ -61,9 +61,9 @@ TEST_CASE("core: stop during a retry's cancel goes on to teardown when the attem
   d.stop();
   d.lost("make");
   CHECK(d.at("make") == v1::STAGE_STATE_QUEUED);
-  CHECK(d.stage("make").body.mode() == v1::ATTEMPT_MODE_DESTROY);
+  CHECK(d.stage("make").mode == v1::ATTEMPT_MODE_DESTROY);
   d.run_stage("make");
-  CHECK(d.state.state == v1::RUN_STATE_STOPPED);
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPED);
 }
 
 TEST_CASE("core: stop and cancel of what has ended or is ending change nothing") {
@@ -89,7 +89,7 @@ TEST_CASE("core: destroy attempts have retries of their own") {
   d.fire("link", v1::TIMER_KIND_RETRY);
   d.run_stage("link");
   d.run_stage("make");
-  CHECK(d.state.state == v1::RUN_STATE_STOPPED);
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPED);
 }
 
 TEST_CASE("core: what cannot be confirmed gone needs a human; stop then tries again") {
@@ -99,20 +99,20 @@ TEST_CASE("core: what cannot be confirmed gone needs a human; stop then tries ag
   d.cancelled("serve");
   d.start("link");
   d.needs_human("link", {"pid 77 on n1-0"});
-  CHECK(d.state.state == v1::RUN_STATE_STOPPING);  // the rest is still torn down
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPING);  // the rest is still torn down
   d.run_stage("make");
-  CHECK(d.state.state == v1::RUN_STATE_NEEDS_HUMAN);
-  CHECK(d.state.live);
-  REQUIRE(d.state.body.survivors_size() == 1);
-  CHECK(d.state.body.survivors(0) == "pid 77 on n1-0");
-  CHECK(who_must_act_next(d.state).find("pid 77") != std::string::npos);
+  CHECK(d.state.n.state == v1::RUN_STATE_NEEDS_HUMAN);
+  CHECK(!is_ended(d.state.n.state));
+  REQUIRE(d.state.rarely().survivors.size() == 1);
+  CHECK(d.state.rarely().survivors[0] == "pid 77 on n1-0");
+  CHECK(why(d.state).find("pid 77") != std::string::npos);
   CHECK(d.retry().accepted.error().code == ErrorCode::kConflict);
   d.stop();
-  CHECK(d.state.state == v1::RUN_STATE_STOPPING);
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPING);
   CHECK(d.action<DispatchAttempt>()->ref.stage == "link");
   d.run_stage("link");
-  CHECK(d.state.state == v1::RUN_STATE_CANCELLED);
-  CHECK(d.state.body.survivors().empty());
+  CHECK(d.state.n.state == v1::RUN_STATE_CANCELLED);
+  CHECK(d.state.rarely().survivors.empty());
 }
 
 TEST_CASE("core: a destroy that fails for good names what it could not remove") {
@@ -123,8 +123,8 @@ TEST_CASE("core: a destroy that fails for good names what it could not remove") 
   d.start("link");
   d.fail("link", "BP_PERMISSION", false);
   d.run_stage("make");
-  CHECK(d.state.state == v1::RUN_STATE_NEEDS_HUMAN);
-  CHECK(d.state.body.survivors(0).find("run-1/link/0/1") != std::string::npos);
+  CHECK(d.state.n.state == v1::RUN_STATE_NEEDS_HUMAN);
+  CHECK(d.state.rarely().survivors[0].find("run-1/link/0/1") != std::string::npos);
 }
 
 TEST_CASE("core: a retry of a failed run is a new generation with new effect keys") {
@@ -135,23 +135,23 @@ TEST_CASE("core: a retry of a failed run is a new generation with new effect key
   d.fail("serve", "BP_INVALID_RECIPE", false);
   d.run_stage("link");
   d.run_stage("make");
-  REQUIRE(d.state.state == v1::RUN_STATE_FAILED);
-  CHECK(d.last.batch.drop_secrets_of_runs.empty());  // the retry needs them
+  REQUIRE(d.state.n.state == v1::RUN_STATE_FAILED);
+  CHECK(!d.last.drop_secrets);  // the retry needs them
   d.retry();
-  CHECK(d.state.live);
-  CHECK(d.state.state == v1::RUN_STATE_QUEUED);
+  CHECK(!is_ended(d.state.n.state));
+  CHECK(d.state.n.state == v1::RUN_STATE_QUEUED);
   CHECK(d.at("check") == v1::STAGE_STATE_QUEUED);
-  CHECK(effect_key(d.state, {"check", 0}) == "run-1/check/0/2");
+  CHECK(effect_key(d.state, d.key("check")) == "run-1/check/0/2");
   CHECK(d.epoch("check").counter() > before.counter());
-  CHECK(d.stage("make").body.handle().empty());
-  CHECK(d.stage("check").body.attempt() == 1);
-  CHECK(d.stage("check").body.attempts_total() == 2);
+  CHECK(d.stage("make").handle().empty());
+  CHECK(d.stage("check").attempt == 1);
+  CHECK(d.stage("check").attempts_total == 2);
   d.run_stage("check");
   d.run_stage("make", "m2");
   d.run_stage("link", "l2");
   d.start("serve");
   d.ready("serve");
-  CHECK(d.state.state == v1::RUN_STATE_SERVING);
+  CHECK(d.state.n.state == v1::RUN_STATE_SERVING);
 }
 
 TEST_CASE("core: who ends a run deletes its secrets, and it is not retried") {
@@ -162,17 +162,16 @@ TEST_CASE("core: who ends a run deletes its secrets, and it is not retried") {
   SECTION("failed before") {
     d.start("check");
     d.fail("check", "BP_INVALID_RECIPE", false);
-    REQUIRE(d.state.state == v1::RUN_STATE_FAILED);
+    REQUIRE(d.state.n.state == v1::RUN_STATE_FAILED);
     d.cancel();
-    CHECK(d.state.state == v1::RUN_STATE_FAILED);
+    CHECK(d.state.n.state == v1::RUN_STATE_FAILED);
     d.stop();
-    CHECK(d.state.state == v1::RUN_STATE_STOPPED);
+    CHECK(d.state.n.state == v1::RUN_STATE_STOPPED);
   }
-  REQUIRE(!d.state.live);
-  REQUIRE(d.last.batch.drop_secrets_of_runs.size() == 1);
-  CHECK(d.last.batch.drop_secrets_of_runs[0] == d.state.run_id);
+  REQUIRE(is_ended(d.state.n.state));
+  REQUIRE(d.last.drop_secrets);
   CHECK(d.retry().accepted.error().code == ErrorCode::kConflict);
-  CHECK(!d.state.live);
+  CHECK(is_ended(d.state.n.state));
 }
 
 TEST_CASE("core: stop of a finished run removes what it left") {
@@ -182,10 +181,10 @@ TEST_CASE("core: stop of a finished run removes what it left") {
   Driver d;
   d.submit(w);
   d.run_stage("only", "thing");
-  CHECK(d.state.state == v1::RUN_STATE_SUCCEEDED);
+  CHECK(d.state.n.state == v1::RUN_STATE_SUCCEEDED);
   d.stop();
   d.run_stage("only");
-  CHECK(d.state.state == v1::RUN_STATE_STOPPED);
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPED);
 }
 
 TEST_CASE("core: a restart of the daemon emits every open action again") {
@@ -225,16 +224,16 @@ TEST_CASE("core: timers go on within a boot, and from what was left in another b
   }
   SECTION("same boot, overdue") {
     d.now += 4000;
-    d.daemon_started(1, "boot-a");
-    CHECK(d.timer("check", v1::TIMER_KIND_RETRY)->due_boot_ms == d.now);
+    CHECK(!d.daemon_started(1, "boot-a").changed);
+    CHECK(d.timer("check", v1::TIMER_KIND_RETRY)->due_boot_ms == due);
   }
   SECTION("another boot") {
     d.now = 5;
     d.daemon_started(1, "boot-b");
     CHECK(d.timer("check", v1::TIMER_KIND_RETRY)->due_boot_ms == 5 + 100);
-    CHECK(d.timer("check", v1::TIMER_KIND_RETRY)->boot_id == "boot-b");
+    CHECK(d.state.n.boot == boot_hash("boot-b"));
   }
-  REQUIRE(d.last.batch.put_timers.size() == 1);
+  REQUIRE(d.last.put_timers.size() == 1);
   d.fire("check", v1::TIMER_KIND_RETRY);
   CHECK(d.at("check") == v1::STAGE_STATE_QUEUED);
 }

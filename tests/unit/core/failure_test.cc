@@ -13,7 +13,6 @@ TEST_CASE("core: a retriable failure waits for its timer, then tries again with 
   CHECK(d.actions<DispatchAttempt>().empty());
   REQUIRE(d.timer("check", v1::TIMER_KIND_RETRY));
   CHECK(d.timer("check", v1::TIMER_KIND_RETRY)->due_boot_ms == d.now + 100);
-  CHECK(d.timer("check", v1::TIMER_KIND_RETRY)->boot_id == "boot-a");
   d.fire("check", v1::TIMER_KIND_RETRY);
   CHECK(d.at("check") == v1::STAGE_STATE_QUEUED);
   CHECK(d.epoch("check").counter() == old.counter() + 1);
@@ -25,16 +24,16 @@ TEST_CASE(
   Driver d;
   d.submit();
   v1::RetryPolicy p = line_workflow().stages(0).retry();
-  CHECK(retry_delay_ms(p, d.state, {"check", 0}, 1) == 100);
-  CHECK(retry_delay_ms(p, d.state, {"check", 0}, 3) == 400);
-  CHECK(retry_delay_ms(p, d.state, {"check", 0}, 60) == 1000);
+  CHECK(retry_delay_ms(p, d.state, d.key("check"), 1) == 100);
+  CHECK(retry_delay_ms(p, d.state, d.key("check"), 3) == 400);
+  CHECK(retry_delay_ms(p, d.state, d.key("check"), 60) == 1000);
   p.set_jitter(0.2);
   std::set<int64_t> seen;
   for (uint32_t i = 20; i < 60; ++i) {
-    const int64_t delay = retry_delay_ms(p, d.state, {"check", 0}, i);
+    const int64_t delay = retry_delay_ms(p, d.state, d.key("check"), i);
     CHECK(delay >= 800);
     CHECK(delay <= 1200);
-    CHECK(delay == retry_delay_ms(p, d.state, {"check", 0}, i));
+    CHECK(delay == retry_delay_ms(p, d.state, d.key("check"), i));
     seen.insert(delay);
   }
   CHECK(seen.size() > 20);
@@ -53,18 +52,18 @@ TEST_CASE(
   }
   d.start("link");
   d.fail("link");
-  CHECK(d.state.state == v1::RUN_STATE_STOPPING);
-  CHECK(d.state.body.error().message() == "it broke");
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPING);
+  CHECK(d.state.error()->message() == "it broke");
   REQUIRE(d.action<DispatchAttempt>());
   CHECK(d.action<DispatchAttempt>()->ref.stage == "link");
   CHECK(d.action<DispatchAttempt>()->mode == v1::ATTEMPT_MODE_DESTROY);
   d.run_stage("link");
   CHECK(d.action<DispatchAttempt>()->ref.stage == "make");
-  CHECK(run_attempt_message(d.state, {"make", 0}).handle() == "nodes");
+  CHECK(run_attempt_message(d.state, d.key("make")).handle() == "nodes");
   d.run_stage("make");
-  CHECK(d.state.state == v1::RUN_STATE_FAILED);
-  CHECK(!d.state.live);
-  CHECK(d.state.body.error().message() == "it broke");
+  CHECK(d.state.n.state == v1::RUN_STATE_FAILED);
+  CHECK(is_ended(d.state.n.state));
+  CHECK(d.state.error()->message() == "it broke");
   CHECK(d.at("check") == v1::STAGE_STATE_SUCCEEDED);
   CHECK(d.at("make") == v1::STAGE_STATE_DESTROYED);
   CHECK(d.at("serve") == v1::STAGE_STATE_SKIPPED);
@@ -75,8 +74,8 @@ TEST_CASE("core: a failure that no retry can mend is final at once") {
   d.submit();
   d.start("check");
   d.fail("check", "BP_INVALID_RECIPE", false);
-  CHECK(d.state.state == v1::RUN_STATE_FAILED);
-  CHECK(d.state.body.error().code() == "BP_INVALID_RECIPE");
+  CHECK(d.state.n.state == v1::RUN_STATE_FAILED);
+  CHECK(d.state.error()->code() == "BP_INVALID_RECIPE");
 }
 
 TEST_CASE("core: final codes of the definition are never tried again") {
@@ -86,7 +85,7 @@ TEST_CASE("core: final codes of the definition are never tried again") {
   d.submit(w);
   d.start("check");
   d.fail("check", "BP_DISK_FULL");
-  CHECK(d.state.state == v1::RUN_STATE_FAILED);
+  CHECK(d.state.n.state == v1::RUN_STATE_FAILED);
 }
 
 TEST_CASE("core: a late result is fenced, put on record once, and acknowledged") {
@@ -96,7 +95,7 @@ TEST_CASE("core: a late result is fenced, put on record once, and acknowledged")
   v1::Epoch old = d.epoch("check");
   d.lost("check");
   CHECK(d.at("check") == v1::STAGE_STATE_BACKOFF);
-  CHECK(d.stage("check").body.error().code() == "BP_PLUGIN_CRASH");
+  CHECK(d.stage("check").error()->code() == "BP_PLUGIN_CRASH");
   d.fire("check", v1::TIMER_KIND_RETRY);
   d.start("check");
   v1::Epoch foreign = old;
@@ -106,7 +105,7 @@ TEST_CASE("core: a late result is fenced, put on record once, and acknowledged")
   late.mutable_ended()->set_succeeded(true);
   d.feed(late);
   CHECK(d.last.changed);
-  CHECK(d.last.batch.events[0].type == "ended_was_late");
+  CHECK(d.last.record.has_ended_was_late());
   CHECK(d.action<AckResult>()->ref.epoch.counter() == 99);
   CHECK(d.at("check") == v1::STAGE_STATE_RUNNING);
   d.feed(late);
@@ -140,7 +139,7 @@ TEST_CASE("core: each timeout cancels the attempt, and the next one waits for pr
   CHECK(d.at("check") == v1::STAGE_STATE_CANCELLING);
   d.lost("check");
   CHECK(d.at("check") == v1::STAGE_STATE_BACKOFF);
-  CHECK(d.stage("check").body.error().code() == "BP_DEADLINE_EXCEEDED");
+  CHECK(d.stage("check").error()->code() == "BP_DEADLINE_EXCEEDED");
   CHECK(!d.timer("check", v1::TIMER_KIND_CANCEL));
 }
 
@@ -188,8 +187,8 @@ TEST_CASE("core: the total time covers all attempts together and is final") {
     d.cancelled("check");
   }
   SECTION("while it waits") { d.fire("check", v1::TIMER_KIND_TOTAL); }
-  CHECK(d.state.state == v1::RUN_STATE_FAILED);
-  CHECK(d.state.body.error().code() == "BP_DEADLINE_EXCEEDED");
+  CHECK(d.state.n.state == v1::RUN_STATE_FAILED);
+  CHECK(d.state.error()->code() == "BP_DEADLINE_EXCEEDED");
 }
 
 TEST_CASE("core: a timer of an older attempt is ignored") {
@@ -216,10 +215,10 @@ TEST_CASE(
   for (int i = 0; i < 10; ++i) {
     d.lost("serve");
     CHECK(d.at("serve") == v1::STAGE_STATE_QUEUED);
-    CHECK(d.state.state == v1::RUN_STATE_RUNNING);
+    CHECK(d.state.n.state == v1::RUN_STATE_RUNNING);
     d.start("serve");
     d.ready("serve");
-    CHECK(d.state.state == v1::RUN_STATE_SERVING);
+    CHECK(d.state.n.state == v1::RUN_STATE_SERVING);
     d.now += 10'000;
   }
 }

@@ -7,7 +7,7 @@ TEST_CASE("core: a submitted run queues its first stage only") {
   Driver d;
   d.submit();
   CHECK(d.last.accepted.ok());
-  CHECK(d.state.state == v1::RUN_STATE_QUEUED);
+  CHECK(d.state.n.state == v1::RUN_STATE_QUEUED);
   CHECK(d.at("check") == v1::STAGE_STATE_QUEUED);
   CHECK(d.at("make") == v1::STAGE_STATE_PENDING);
   auto dispatch = d.actions<DispatchAttempt>();
@@ -18,17 +18,16 @@ TEST_CASE("core: a submitted run queues its first stage only") {
   CHECK(dispatch[0].ref.epoch.incarnation() == 1);
   CHECK(dispatch[0].mode == v1::ATTEMPT_MODE_APPLY);
   CHECK(dispatch[0].plugin == "check_plugin");
-  CHECK(d.last.batch.put_stages.size() == 4);
-  CHECK(d.last.batch.put_runs.size() == 1);
-  CHECK(d.last.batch.events[0].type == "submitted");
-  CHECK(d.last.batch.events[0].run_seq == 1);
+  CHECK(d.last.record.has_submitted());
+  CHECK(d.state.n.run_seq == 1);
+  CHECK(d.state.stages.size() == 4);
 }
 
 TEST_CASE("core: a dispatched attempt is started, told, and its success starts the next stage") {
   Driver d;
   d.submit();
   d.dispatched("check");
-  CHECK(d.state.state == v1::RUN_STATE_RUNNING);
+  CHECK(d.state.n.state == v1::RUN_STATE_RUNNING);
   REQUIRE(d.action<StartHost>());
   CHECK(d.action<StartHost>()->ref.host_id == "host-1");
   d.host_started("check");
@@ -40,7 +39,7 @@ TEST_CASE("core: a dispatched attempt is started, told, and its success starts t
   REQUIRE(d.action<DispatchAttempt>());
   CHECK(d.action<DispatchAttempt>()->ref.stage == "make");
   CHECK(d.action<DispatchAttempt>()->ref.epoch.counter() == 2);
-  v1::RunAttempt m = run_attempt_message(d.state, {"make", 0});
+  v1::RunAttempt m = run_attempt_message(d.state, d.key("make"));
   CHECK(m.inputs().at("recipe") == "R");
   CHECK(m.inputs().at("check.out") == "plan");
   CHECK(m.effect_key() == "run-1/make/0/1");
@@ -51,14 +50,11 @@ TEST_CASE("core: the run serves when its last stage is ready") {
   Driver d;
   d.serve();
   CHECK(d.at("serve") == v1::STAGE_STATE_READY);
-  CHECK(d.state.live);
-  CHECK(d.state.body.first_serving_wall_ms() == d.now + 7);
+  CHECK(!is_ended(d.state.n.state));
+  CHECK(d.state.n.first_serving_wall_ms == d.now + 7);
   CHECK(d.state.timers.empty());
-  CHECK(who_must_act_next(d.state) == "applications: the endpoint serves");
-  v1::RunView v = run_view(d.state, d.now);
-  CHECK(v.state() == v1::RUN_STATE_SERVING);
-  CHECK(v.current_stage() == "serve");
-  CHECK(v.stages_size() == 4);
+  CHECK(why(d.state) == "applications: the endpoint serves");
+  CHECK(next_of(d.state).actor == storage::Actor::kApplications);
 }
 
 TEST_CASE("core: a workflow without a stage that keeps running ends in SUCCEEDED") {
@@ -67,9 +63,9 @@ TEST_CASE("core: a workflow without a stage that keeps running ends in SUCCEEDED
   Driver d;
   d.submit(w);
   d.run_stage("only");
-  CHECK(d.state.state == v1::RUN_STATE_SUCCEEDED);
-  CHECK(!d.state.live);
-  CHECK(d.action<RunEnded>());
+  CHECK(d.state.n.state == v1::RUN_STATE_SUCCEEDED);
+  CHECK(is_ended(d.state.n.state));
+  CHECK(d.last.ended);
 }
 
 TEST_CASE("core: branches run side by side and a join waits for all of them") {
@@ -121,7 +117,7 @@ TEST_CASE("core: checkpoints and handles are kept and handed to the next attempt
   CHECK(!d.feed(e).changed);
   d.fail("check");
   d.fire("check", v1::TIMER_KIND_RETRY);
-  v1::RunAttempt m = run_attempt_message(d.state, {"check", 0});
+  v1::RunAttempt m = run_attempt_message(d.state, d.key("check"));
   CHECK(m.checkpoint() == "half");
   CHECK(m.handle() == "thing-1");
   CHECK(m.effect_key() == "run-1/check/0/1");

@@ -8,25 +8,25 @@ TEST_CASE(
   Driver d;
   d.serve();
   d.go_back("serve", "make");
-  CHECK(d.state.state == v1::RUN_STATE_RUNNING);
+  CHECK(d.state.n.state == v1::RUN_STATE_RUNNING);
   CHECK(d.at("check") == v1::STAGE_STATE_SUCCEEDED);
   CHECK(d.at("make") == v1::STAGE_STATE_BACKOFF);
   CHECK(d.at("link") == v1::STAGE_STATE_PENDING);
   CHECK(d.at("serve") == v1::STAGE_STATE_PENDING);
-  CHECK(d.timer("make", v1::TIMER_KIND_RETRY)->remaining_ms == kRewindDelayMs);
+  CHECK(d.timer("make", v1::TIMER_KIND_RETRY)->left_ms == kRewindDelayMs);
   d.fire("make", v1::TIMER_KIND_RETRY);
-  v1::RunAttempt m = run_attempt_message(d.state, {"make", 0});
+  v1::RunAttempt m = run_attempt_message(d.state, d.key("make"));
   CHECK(m.effect_key() == "run-1/make/0/1");
   CHECK(m.handle() == "nodes");
   CHECK(m.inputs().at("link.out") == "link-output");
   d.run_stage("make");
-  CHECK(d.stage("make").body.handle() == "nodes");
+  CHECK(d.stage("make").handle() == "nodes");
   d.run_stage("link");
   d.start("serve");
   d.ready("serve");
-  CHECK(d.state.state == v1::RUN_STATE_SERVING);
-  CHECK(d.stage("serve").body.failures() == 0);
-  CHECK(run_view(d.state, d.now).recoveries() == 1);
+  CHECK(d.state.n.state == v1::RUN_STATE_SERVING);
+  CHECK(d.stage("serve").failures == 0);
+  CHECK(d.state.n.rewinds_total == 1);
 }
 
 TEST_CASE(
@@ -64,8 +64,8 @@ TEST_CASE("core: rewinds in a row wait longer and fail for good at last, each us
   for (uint32_t i = 1; i <= kRewindsMax; ++i) {
     d.start("link");
     d.go_back("link", "make");
-    REQUIRE(d.state.state == v1::RUN_STATE_RUNNING);
-    longest = d.timer("make", v1::TIMER_KIND_RETRY)->remaining_ms;
+    REQUIRE(d.state.n.state == v1::RUN_STATE_RUNNING);
+    longest = d.timer("make", v1::TIMER_KIND_RETRY)->left_ms;
     if (i == 3) CHECK(longest == 4 * kRewindDelayMs);
     d.fire("make", v1::TIMER_KIND_RETRY);
     d.run_stage("make");
@@ -73,9 +73,9 @@ TEST_CASE("core: rewinds in a row wait longer and fail for good at last, each us
   CHECK(longest == kRewindDelayMaxMs);
   d.start("link");
   d.go_back("link", "make");
-  CHECK(d.state.state == v1::RUN_STATE_STOPPING);
-  CHECK(d.state.body.error().code() == "BP_UNAVAILABLE");
-  CHECK(d.state.body.error().message().find("a rank is gone") != std::string::npos);
+  CHECK(d.state.n.state == v1::RUN_STATE_STOPPING);
+  CHECK(d.state.error()->code() == "BP_UNAVAILABLE");
+  CHECK(d.state.error()->message().find("a rank is gone") != std::string::npos);
 }
 
 TEST_CASE("core: becoming ready forgives earlier rewinds") {
@@ -83,13 +83,13 @@ TEST_CASE("core: becoming ready forgives earlier rewinds") {
   d.serve();
   for (int i = 0; i < 50; ++i) {
     d.go_back("serve", "link");
-    CHECK(d.timer("link", v1::TIMER_KIND_RETRY)->remaining_ms == kRewindDelayMs);
+    CHECK(d.timer("link", v1::TIMER_KIND_RETRY)->left_ms == kRewindDelayMs);
     d.fire("link", v1::TIMER_KIND_RETRY);
     d.run_stage("link");
     d.start("serve");
     d.ready("serve");
   }
-  CHECK(d.state.state == v1::RUN_STATE_SERVING);
+  CHECK(d.state.n.state == v1::RUN_STATE_SERVING);
 }
 
 TEST_CASE("core: a stage may go back to itself, but not to one that does not come before it") {
@@ -103,10 +103,10 @@ TEST_CASE("core: a stage may go back to itself, but not to one that does not com
   }
   SECTION("a later one") {
     d.go_back("make", "serve");
-    CHECK(d.state.body.error().code() == "BP_INTERNAL");
+    CHECK(d.state.error()->code() == "BP_INTERNAL");
   }
   SECTION("an unknown one") {
     d.go_back("make", "nowhere");
-    CHECK(d.state.body.error().code() == "BP_INTERNAL");
+    CHECK(d.state.error()->code() == "BP_INTERNAL");
   }
 }

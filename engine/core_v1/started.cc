@@ -2,9 +2,9 @@
 // and every action that follows from the state is emitted anew.
 #include <algorithm>
 
-#include "engine/core/step.h"
+#include "engine/core_v1/step.h"
 
-namespace bp::core {
+namespace bp::core_v1 {
 namespace {
 
 // Timers stay bound to the attempt that they were set for.
@@ -45,4 +45,4 @@ void on_daemon_started(Step& step, const v1::DaemonStarted& e) {
   }
 }
 
-}  // namespace bp::core
+}  // namespace bp::core_v1

@@ -1,9 +1,9 @@
 // The workflow as a graph: edges run from each name in `after` to the stage.
 #include <algorithm>
 
-#include "engine/core/step.h"
+#include "engine/core_v1/step.h"
 
-namespace bp::core {
+namespace bp::core_v1 {
 namespace {
 
 Error bad(const std::string& text) {
@@ -93,4 +93,4 @@ Status check_workflow(const v1::WorkflowDefinition& workflow) {
   return {};
 }
 
-}  // namespace bp::core
+}  // namespace bp::core_v1
