@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "runtime/tensor/half.h"
+#include "runtime/tensor/huge_pages.h"
 
 namespace bp::rt {
 namespace {
@@ -112,6 +113,7 @@ Status fill_segment(const WeightSource& source, const WeightLayout& layout, std:
     if (progress) progress(layout.payload_bytes, layout.payload_bytes);
     return {};
   }
+  use_huge_pages(segment);
   std::memcpy(segment.data(), &header, sizeof header);   // complete = 0
   uint64_t done = 0;
   for (const LayoutEntry& e : layout.entries) {

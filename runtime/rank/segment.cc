@@ -7,6 +7,8 @@
 
 #include <cerrno>
 
+#include "runtime/tensor/huge_pages.h"
+
 namespace bp::rt {
 
 Segment::Segment(Segment&& o) noexcept
@@ -39,7 +41,7 @@ Result<Segment> Segment::open(int fd, uint64_t size_bytes, std::string name) {
     return errno_error("seal the size of " + what, errno);
   }
   s.write_sealed_ = (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0;
-  void* p = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, s.write_sealed_ ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+  void* p = map_aligned(fd, size_bytes, PROT_READ | PROT_WRITE, s.write_sealed_ ? MAP_PRIVATE : MAP_SHARED);
   if (p == MAP_FAILED) return errno_error("map " + what, errno);
   s.bytes_ = {static_cast<std::byte*>(p), size_bytes};
   return s;

@@ -9,6 +9,7 @@
 
 #include "engine/base/files.h"
 #include "runtime/tensor/half.h"
+#include "runtime/tensor/huge_pages.h"
 #include "runtime/tensor/packed.h"
 
 namespace bp::test {
@@ -99,7 +100,7 @@ Result<std::span<std::byte>> BenchModel::segment(const char* name, uint64_t size
   if (fd < 0) return errno_error(name, errno);
   void* p = MAP_FAILED;
   if (::ftruncate(fd, static_cast<off_t>(size_bytes)) == 0)
-    p = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    p = rt::map_aligned(fd, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED);
   ::close(fd);
   if (p == MAP_FAILED) return errno_error(name, errno);
   return std::span<std::byte>(static_cast<std::byte*>(p), size_bytes);

@@ -1,6 +1,7 @@
 // Sampler, thread pool, KV admission, and tiny random models as safetensors: honest and lying.
 #include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/parallel/thread_pool.h"
 #include "runtime/sample/sampler.h"
+#include "runtime/tensor/huge_pages.h"
 #include "tests/support/model_harness.h"
 
 namespace bp::test {
@@ -167,6 +169,23 @@ TEST_CASE("a filled weights segment is reused, a half filled or foreign one is n
   const auto refused = rt::ModelRunner::load(**source, {*plan, 0, 16, 4, false, 1}, {small, kv}, {}, {}, nullptr);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().code == ErrorCode::kDoesNotFit);
+}
+
+TEST_CASE("memory files lie on huge pages and keep what they hold") {
+  constexpr size_t kBytes = 2 * rt::kHugePageBytes + 5000;
+  const int fd = memfd_create("test", MFD_CLOEXEC);
+  REQUIRE((fd >= 0 && ftruncate(fd, kBytes) == 0));
+  void* p = rt::map_aligned(fd, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED);
+  REQUIRE(p != MAP_FAILED);
+  CHECK(reinterpret_cast<uintptr_t>(p) % rt::kHugePageBytes == 0);
+  const std::span<std::byte> memory(static_cast<std::byte*>(p), kBytes);
+  for (size_t i = 0; i < kBytes; i += 1000) memory[i] = static_cast<std::byte>(i / 1000);
+  WARN("huge pages: " << rt::use_huge_pages(memory));
+  for (size_t i = 0; i < kBytes; i += 1000) REQUIRE(memory[i] == static_cast<std::byte>(i / 1000));
+  CHECK_FALSE(rt::use_huge_pages(memory.subspan(1)));
+  CHECK(rt::map_aligned(-1, kBytes, PROT_READ, MAP_SHARED) == MAP_FAILED);
+  munmap(p, kBytes);
+  close(fd);
 }
 
 TEST_CASE("steps that say nonsense are refused") {
