@@ -34,6 +34,7 @@ constexpr Member kMembers[] = {
     {"allow-private-stores", nullptr, &Config::allow_private_stores},
     {"exact", nullptr, &Config::exact},
     {"embedded", nullptr, &Config::embedded},
+    {"start-paused", nullptr, &Config::start_paused},
 };
 
 Error wrong(const std::string& path, const std::string& what) {

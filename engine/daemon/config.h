@@ -10,7 +10,7 @@ namespace bp::daemon {
 struct Config {
   std::string state_dir, run_dir, plugin_dir, workflow_dir;
   std::string provider = "local", device = "cpu";
-  bool allow_private_stores = false, exact = false, embedded = false;
+  bool allow_private_stores = false, exact = false, embedded = false, start_paused = false;
   std::string log_level = "info", log_file;
   std::string trace_mib;  // of the scheduler's trace of each head; empty: none
 };

@@ -13,16 +13,19 @@
 #include "engine/daemon/asio_executor.h"
 #include "engine/daemon/file_logs.h"
 #include "engine/daemon/machine_check.h"
+#include "engine/daemon/mark_file.h"
 #include "engine/daemon/real_processes.h"
 #include "engine/daemon/real_transport.h"
 #include "engine/daemon/service.h"
 #include "engine/daemon/workflows.h"
 #include "engine/shell/secret_box.h"
 #include "engine/shell/shell.h"
-#include "storage/sqlite_store.h"
+#include "storage/sqlite_journal.h"
 
 namespace bp::daemon {
 namespace {
+
+constexpr int64_t kSettleMs = 5'000;  // for the snapshots of a clean stop
 
 class SystemRandom final : public shell::Random {
  public:
@@ -54,7 +57,8 @@ class Daemon {
   FileLogs logs_;
   boost::asio::signal_set signals_;
   Fd lock_;
-  std::unique_ptr<storage::SqliteStore> store_;
+  std::unique_ptr<MarkFile> mark_;
+  std::unique_ptr<storage::SqliteJournal> journal_;
   std::unique_ptr<RealTransport> transport_;
   std::unique_ptr<RealProcesses> processes_;
   std::unique_ptr<shell::Shell> shell_;
@@ -86,6 +90,7 @@ Result<shell::Settings> Daemon::make_settings() {
   s.exact = config_.exact;
   s.trace_mib = config_.trace_mib;
   s.embedded = config_.embedded;
+  s.start_paused = config_.start_paused;
   BP_ASSIGN(s.workflows, load_workflows(config_.workflow_dir));
   BP_ASSIGN(s.secrets_key,
             shell::load_or_make_secrets_key(config_.state_dir + "/keys/secrets.key"));
@@ -99,7 +104,11 @@ Status Daemon::start() {
   BP_ASSIGN(auto settings, make_settings());
   BP_ASSIGN(auto keys, bus::load_or_make_key_pair(config_.state_dir + "/keys/daemon.key"));
   settings.node_public_key = keys.public_key;
-  BP_ASSIGN(store_, storage::SqliteStore::open({config_.state_dir + "/journal.db"}));
+  BP_ASSIGN(mark_, MarkFile::open(config_.state_dir + "/fault.mark"));
+  settings.mark = mark_->mark();
+  storage::SqliteJournalOptions journal;
+  journal.path = config_.state_dir + "/journal.db";
+  BP_ASSIGN(journal_, storage::SqliteJournal::open(std::move(journal)));
 
   const std::string stage_endpoint = "ipc://" + config_.run_dir + "/stage.sock";
   transport_ = std::make_unique<RealTransport>(
@@ -123,7 +132,7 @@ Status Daemon::start() {
   hooks.shutdown = [this] { end(kExitOk, "a client asked for it"); };
   hooks.machine_findings = [settings] { return check_machine(settings); };
   shell_ = std::make_unique<shell::Shell>(
-      shell::World{executor_, clock_, random_, *store_, *transport_, *processes_, logs_}, settings,
+      shell::World{executor_, clock_, random_, *journal_, *transport_, *processes_, logs_}, settings,
       std::move(hooks));
   BP_TRY(shell_->start());
   return transport_->open_clients();
@@ -143,9 +152,14 @@ void Daemon::end(int status, const char* why) {
   BP_LOG(info, "daemon.stopping", "why={}", why);
   notify_systemd("STOPPING=1");
   status_ = status;
-  shell_->stop();
   // Answers that were just given leave first.
-  executor_.after(50, [this] { io_.stop(); });
+  auto leave = [this] {
+    shell_->stop();
+    executor_.after(50, [this] { io_.stop(); });
+  };
+  if (status != kExitOk) return leave();
+  executor_.after(kSettleMs, leave);
+  shell_->settle(leave);
 }
 
 void Daemon::feed_watchdog() {
@@ -165,7 +179,7 @@ int Daemon::serve() {
   io_.run();
   // Closures of the socket thread and the store refer to what is above them here.
   transport_.reset();
-  store_.reset();
+  journal_.reset();
   shell_.reset();
   for (const auto& path : {config_.state_dir + "/daemon.pid", config_.run_dir + "/client.sock",
                            config_.run_dir + "/stage.sock"}) {

@@ -55,6 +55,7 @@ Result<ProcessId> RealProcesses::spawn_host(const shell::HostSpec& spec) {
   s.program = o.bin_dir + "/bp-stage-host";
   s.args = {"--plugin",  plugin,       "--endpoint",  o.stage_endpoint,
             "--host-id", spec.host_id, "--log-level", o.log_level};
+  if (spec.shared) s.args.insert(s.args.end(), {"--shared", "--slots", std::to_string(spec.slots)});
   s.log_file = o.log_dir + "/stage-hosts.log";
   s.work_dir = o.run_dir;
   return process_spawn(s);

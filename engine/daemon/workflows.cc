@@ -23,11 +23,14 @@ Result<v1::WorkflowDefinition> load(const std::string& path) {
     return Error{ErrorCode::kInvalidArgument, path + ": the workflow has no name", {}};
   // Names become file names.
   for (const auto& s : w.stages()) {
-    for (const std::string& name : {s.name(), s.plugin()}) {
+    const bool has_no_plugin = !s.wait_signal().empty() || s.sleep_ms() > 0;
+    const std::string names[] = {s.name(), s.plugin()};
+    for (const std::string& name : names) {
       const bool plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
         return std::isalnum(c) || c == '_' || c == '-';
       });
-      if (name.empty() || name.size() > 64 || !plain) {
+      const bool may_be_empty = &name == &names[1] && has_no_plugin;
+      if ((name.empty() && !may_be_empty) || name.size() > 64 || !plain) {
         return Error{
             ErrorCode::kInvalidArgument,
             path + ": stage and plugin names have 1 to 64 letters, digits, _ and -; found \"" +

@@ -8,13 +8,13 @@ namespace {
 const std::string kClientKey = "client_secret_key";
 
 Result<v1::HeadReady> head_of(const core::RunState& run) {
-  for (const auto& [key, stage] : run.stages) {
+  for (const auto& stage : run.stages) {
     v1::HeadReady head;
-    auto it = stage.body.outputs().find("head");
-    if (it != stage.body.outputs().end() && head.ParseFromString(it->second)) return head;
+    const auto* value = stage.outputs ? core::find_value(stage.outputs, "head") : nullptr;
+    if (value && head.ParseFromString(value->bytes)) return head;
   }
   return Error{ErrorCode::kUnavailable,
-               run.name + " is " + state_text(run.state) + ": it has no head",
+               run.name + " is " + state_text(run.state()) + ": it has no head",
                "Wait for it with `bp watch " + run.name + " --until-ready`"};
 }
 }  // namespace
@@ -22,12 +22,12 @@ Result<v1::HeadReady> head_of(const core::RunState& run) {
 Result<v1::Access> ClientApi::access_of(const std::string& id_or_name) {
   const auto* run = conductor_.find_live(id_or_name);
   if (!run) {
-    BP_ASSIGN(auto ended, load(id_or_name));
+    BP_ASSIGN(auto ended, conductor_.find_ended(id_or_name));
     return Error{
-        ErrorCode::kUnavailable, ended.name + " has ended: " + state_text(ended.state), {}};
+        ErrorCode::kUnavailable, ended.name + " has ended: " + state_text(static_cast<v1::RunState>(ended.state)), {}};
   }
   BP_ASSIGN(v1::HeadReady head, head_of(*run));
-  BP_ASSIGN(auto sealed, world_.store.secrets_of(run->run_id));
+  BP_ASSIGN(auto sealed, world_.journal.secrets_of(run->run_number));
   auto row = sealed.find(kClientKey);
   if (row == sealed.end() || head.client_public_key().empty()) {
     return Error{

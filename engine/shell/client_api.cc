@@ -11,15 +11,21 @@ constexpr size_t kStreamsMax = 1'000;
 }  // namespace
 
 ClientApi::ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts,
-                     NodeRegistry& nodes, const SecretBox& box, Hooks hooks)
+                     SharedHosts& shared, NodeRegistry& nodes, const SecretBox& box, Hooks hooks)
     : world_(world),
       settings_(settings),
       conductor_(conductor),
       hosts_(hosts),
+      shared_(shared),
       nodes_(nodes),
       box_(box),
       hooks_(std::move(hooks)),
-      started_wall_ms_(world.clock.wall_ms()) {}
+      started_wall_ms_(world.clock.wall_ms()) {
+  for (const auto& [name, definition] : settings.workflows) {
+    auto workflow = conductor.workflows().add(definition, /*check=*/false);
+    if (workflow.ok()) workflows_[name] = std::move(workflow).value();
+  }
+}
 
 ClientApi::~ClientApi() {
   *alive_ = false;
@@ -67,6 +73,10 @@ void ClientApi::on_request(const bus::Peer& peer, const v1::ClientRequest& m) {
       return retry(to, peer, m.retry());
     case v1::ClientRequest::kStop:
       return stop(to, peer, m.stop());
+    case v1::ClientRequest::kSubmitRuns:
+      return submit_runs(to, peer, m.submit_runs());
+    case v1::ClientRequest::kWatchEnds:
+      return watch_ends(to, m.watch_ends());
     case v1::ClientRequest::kAccess:
       return access(to, m.access());
     case v1::ClientRequest::kDoctor:
@@ -100,14 +110,20 @@ void ClientApi::ping(const Asker& to) {
   reply(to, std::move(r));
 }
 
+const v1::Progress* ClientApi::progress_of(const core::RunState& run,
+                                           const core::StageInstance& stage) const {
+  if (const auto* p = shared_.progress(run, stage)) return p;
+  return hosts_.progress(run.run_id, run.stage_name(stage.key), stage.key.map_index);
+}
+
 v1::RunView ClientApi::view_of(const core::RunState& run) {
   v1::RunView v = make_view(
       ViewInputs{run, nodes_.nodes_of(run.run_id),
-                 [&](const core::StageKey& key) { return hosts_.progress(run.run_id, key); },
+                 [&](const core::StageInstance& stage) { return progress_of(run, stage); },
                  world_.clock.boot_ms()});
   // The last stage's host gives its result before it exits: until then something is left of the
   // run.
-  const ProcessId* host = core::is_ended(run.state) ? hosts_.left(run.run_id) : nullptr;
+  const ProcessId* host = core::is_ended(run.state()) ? hosts_.left(run.run_id) : nullptr;
   if (host) {
     v.set_state(v1::RUN_STATE_STOPPING);
     v.set_waiting_for("the stage host with pid " + std::to_string(host->pid) +
@@ -117,9 +133,8 @@ v1::RunView ClientApi::view_of(const core::RunState& run) {
 }
 
 Result<core::RunState> ClientApi::load(const std::string& id_or_name) {
-  BP_ASSIGN(auto row, world_.store.find_run(id_or_name));
-  BP_ASSIGN(auto stages, world_.store.stages_of(row.run_id));
-  return core::decode(row, stages, {});
+  BP_ASSIGN(auto row, conductor_.find_ended(id_or_name));
+  return conductor_.rebuild(row.run_number, row.last_commit);
 }
 
 Result<v1::RunView> ClientApi::view(const std::string& id_or_name) {
@@ -130,14 +145,21 @@ Result<v1::RunView> ClientApi::view(const std::string& id_or_name) {
 
 void ClientApi::list(const Asker& to, const v1::ListRuns& m) {
   conductor_.after_durable([this, to, m] {
-    auto rows =
-        world_.store.list_runs(m.all(), m.limit() == 0 ? 1000 : std::min(m.limit(), 10'000u));
-    if (!rows.ok()) return fail(to, rows.error());
+    const uint32_t limit = m.limit() == 0 ? 1000 : std::min(m.limit(), 10'000u);
+    std::vector<const core::RunState*> live;
+    conductor_.each_run([&](const core::RunState& run) {
+      if (!core::is_ended(run.state())) live.push_back(&run);
+    });
     v1::ClientReply r;
     auto* runs = r.mutable_list();
-    for (const auto& row : *rows) {
-      auto v = view(row.run_id);
-      if (v.ok()) *runs->add_runs() = std::move(v).value();
+    for (size_t i = live.size(); i > 0 && live.size() - i < limit; --i)
+      *runs->add_runs() = view_of(*live[i - 1]);
+    if (m.all() && live.size() < limit) {
+      storage::EndedQuery query;
+      query.limit = limit - static_cast<uint32_t>(live.size());
+      auto ended = conductor_.ended(query);
+      if (!ended.ok()) return fail(to, ended.error());
+      for (const auto& row : *ended) *runs->add_runs() = make_view(row);
     }
     reply(to, std::move(r));
   });
@@ -207,6 +229,7 @@ void ClientApi::changed(const std::string& run_id, bool at_once) {
 
 void ClientApi::unreachable(const std::string& routing_id) {
   std::erase_if(watches_, [&](const auto& w) { return w.first.routing_id == routing_id; });
+  std::erase_if(ends_, [&](const auto& e) { return e.first.routing_id == routing_id; });
   std::erase_if(tails_, [&](const auto& t) { return t.first.routing_id == routing_id; });
 }
 

@@ -7,11 +7,13 @@
 #include <string>
 
 #include "bp/v1/control.pb.h"
+#include "engine/shell/admission.h"
 #include "engine/shell/conductor.h"
 #include "engine/shell/hosts.h"
 #include "engine/shell/nodes.h"
 #include "engine/shell/secret_box.h"
 #include "engine/shell/settings.h"
+#include "engine/shell/shared_hosts.h"
 #include "engine/shell/world.h"
 
 namespace bp::shell {
@@ -26,7 +28,7 @@ class ClientApi {
     std::function<std::vector<v1::DoctorFinding>()> machine_findings;
   };
   ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts,
-            NodeRegistry& nodes, const SecretBox& box, Hooks hooks);
+            SharedHosts& shared, NodeRegistry& nodes, const SecretBox& box, Hooks hooks);
   ~ClientApi();
 
   void on_request(const bus::Peer& peer, const v1::ClientRequest& request);
@@ -34,6 +36,8 @@ class ClientApi {
   void changed(const std::string& run_id, bool at_once);
   void logged(const std::string& run_id, const std::string& stage);
   void run_ended(const std::string& run_id);
+  /// Durable: whoever waits for the end of runs is told at the end of the turn.
+  void ended(const storage::EndedRow& row);
   void unreachable(const std::string& routing_id);
 
  private:
@@ -60,6 +64,13 @@ class ClientApi {
   void ping(const Asker& to);
   void submit(const Asker& to, const bus::Peer& peer, const v1::Submit& m);
   bool answer_existing(const Asker& to, const v1::Submit& m, const v1::Recipe& recipe);
+  void submit_runs(const Asker& to, const bus::Peer& peer, const v1::SubmitRuns& m);
+  v1::SubmittedRun submit_run(const bus::Peer& peer, const v1::NewRun& m);
+  Result<bool> existing_run(const v1::NewRun& m, v1::SubmittedRun* out) const;
+  void watch_ends(const Asker& to, const v1::WatchEnds& m);
+  void tell_end(const Asker& to, const v1::RunEnd& end);
+  void tell_ends_soon();
+  void tell_ends();
   void plan(const Asker& to, const v1::PlanQuery& m);
   void list(const Asker& to, const v1::ListRuns& m);
   void show(const Asker& to, const v1::ShowRun& m);
@@ -77,6 +88,9 @@ class ClientApi {
 
   Result<v1::RunView> view(const std::string& id_or_name);
   v1::RunView view_of(const core::RunState& run);
+  const v1::Progress* progress_of(const core::RunState& run,
+                                  const core::StageInstance& stage) const;
+  bool same_retry(const std::string& run_id, const std::string& key) const;
   Result<core::RunState> load(const std::string& id_or_name);
   void accept(const Asker& to, const std::string& run_id);
   void tell(const std::string& run_id);
@@ -91,9 +105,21 @@ class ClientApi {
   const Settings& settings_;
   Conductor& conductor_;
   Hosts& hosts_;
+  SharedHosts& shared_;
   NodeRegistry& nodes_;
   const SecretBox& box_;
   Hooks hooks_;
+  /// Who waits for ends, and what is to be told at the end of this turn.
+  struct Ends {
+    bool all = false;
+    size_t left = 0;  // runs that it still waits for
+    v1::ClientReply pending;
+  };
+  std::map<std::string, core::Workflow::Ptr> workflows_;  // installed, by name
+  std::map<Asker, Ends> ends_;
+  std::unordered_map<uint64_t, std::vector<Asker>> ends_of_;  // by run number
+  bool ends_posted_ = false;
+  Admission admission_;
   std::map<Asker, Watch> watches_;
   std::map<Asker, Tail> tails_;
   std::map<std::string, Executor::TimerId> soon_;  // runs whose watchers are told after a pause

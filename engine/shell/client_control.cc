@@ -21,12 +21,15 @@ void ClientApi::cancel(const Asker& to, const bus::Peer& peer, const v1::CancelR
   conductor_.after_durable([this, to, m, user = peer.user] {
     const auto* run = conductor_.find_live(m.id());
     if (!run) {
-      auto ended = load(m.id());
+      auto ended = conductor_.find_ended(m.id());
       if (!ended.ok()) return fail(to, ended.error());
       if (ended->state == v1::RUN_STATE_CANCELLED) return accept(to, ended->run_id);
       return fail(
           to,
-          Error{ErrorCode::kConflict, ended->name + " has ended: " + state_text(ended->state), {}});
+          Error{ErrorCode::kConflict,
+                ended->name + " has ended: " +
+                    state_text(static_cast<v1::RunState>(ended->state)),
+                {}});
     }
     v1::Event event;
     event.mutable_cancel_requested()->set_by(user);
@@ -43,7 +46,7 @@ void ClientApi::stop(const Asker& to, const bus::Peer& peer, const v1::StopRun& 
     if (const auto* run = conductor_.find_live(m.id())) {
       id = run->run_id;
     } else {
-      auto ended = load(m.id());
+      auto ended = conductor_.find_ended(m.id());
       if (!ended.ok()) return fail(to, ended.error());
       id = ended->run_id;
       if (ended->state == v1::RUN_STATE_STOPPED || ended->state == v1::RUN_STATE_CANCELLED)
@@ -59,13 +62,18 @@ void ClientApi::stop(const Asker& to, const bus::Peer& peer, const v1::StopRun& 
   });
 }
 
+bool ClientApi::same_retry(const std::string& run_id, const std::string& key) const {
+  auto it = conductor_.meta().find(kRetryKey + run_id);
+  return it != conductor_.meta().end() && it->second == key;
+}
+
 void ClientApi::retry(const Asker& to, const bus::Peer& peer, const v1::RetryRun& m) {
   conductor_.after_durable([this, to, m, user = peer.user] {
     std::string id;
     if (const auto* run = conductor_.find_live(m.id())) {
       id = run->run_id;
     } else {
-      auto ended = load(m.id());
+      auto ended = conductor_.find_ended(m.id());
       if (!ended.ok()) return fail(to, ended.error());
       id = ended->run_id;
       if (const auto* other = conductor_.find_live(ended->name)) {
@@ -77,7 +85,7 @@ void ClientApi::retry(const Asker& to, const bus::Peer& peer, const v1::RetryRun
     if (m.idempotency_key().size() > limits::kNameBytes) {
       return fail(to, Error{ErrorCode::kInvalidArgument, "the idempotency key is too long", {}});
     }
-    if (!m.idempotency_key().empty() && conductor_.meta(kRetryKey + id) == m.idempotency_key())
+    if (!m.idempotency_key().empty() && same_retry(id, m.idempotency_key()))
       return accept(to, id);
     if (Status revived = conductor_.revive(id); !revived.ok()) return fail(to, revived.error());
     v1::Event event;

@@ -16,44 +16,23 @@ v1::DoctorFinding finding(const char* level, const char* check, std::string text
   f.set_run_id(std::move(run_id));
   return f;
 }
-constexpr uint32_t kEventsPage = 1'000;
 }  // namespace
 
 // Applies every event of every live run again, from nothing, and compares with what the run is.
 std::vector<std::string> ClientApi::replay() {
   std::vector<std::string> wrong;
-  for (const auto& [id, run] : conductor_.runs()) {
-    core::RunState again;
-    uint64_t after = 0;
-    for (bool more = true; more;) {
-      auto events = world_.store.events_of(id, after, kEventsPage);
-      if (!events.ok()) {
-        wrong.push_back("run " + id + ": " + events.error().message);
-        break;
-      }
-      more = events->size() == kEventsPage;
-      for (const auto& row : *events) {
-        v1::Event event;
-        if (!event.ParseFromString(row.body))
-          wrong.push_back("run " + id + ": event " + std::to_string(row.run_seq) +
-                          " does not parse");
-        else
-          (void)core::apply(again, event);
-        after = row.run_seq;
-      }
+  conductor_.each_run([&](const core::RunState& run) {
+    auto again = conductor_.rebuild(run.run_number, run.last_commit);
+    if (!again.ok()) {
+      wrong.push_back("run " + run.run_id + ": " + again.error().message);
+      return;
     }
-    if (again.state != run.state || again.epoch_counter != run.epoch_counter) {
-      wrong.push_back("run " + id + ": replay gives " + state_text(again.state) + " at epoch " +
-                      std::to_string(again.epoch_counter) + ", the journal says " +
-                      state_text(run.state) + " at " + std::to_string(run.epoch_counter));
-    }
-    for (const auto& [key, stage] : run.stages) {
-      auto it = again.stages.find(key);
-      if (it == again.stages.end() || it->second.state != stage.state) {
-        wrong.push_back("run " + id + ": stage " + key.first + " differs after replay");
-      }
-    }
-  }
+    if (core::encode_run(*again) == core::encode_run(run)) return;
+    wrong.push_back("run " + run.run_id + ": replay of " + std::to_string(again->n.run_seq) +
+                    " events gives " + state_text(again->state()) + " at epoch " +
+                    std::to_string(again->n.epoch_counter) + ", the journal says " +
+                    state_text(run.state()) + " at " + std::to_string(run.n.epoch_counter));
+  });
   return wrong;
 }
 
@@ -74,9 +53,9 @@ std::vector<v1::DoctorFinding> ClientApi::processes_of(const core::RunState& run
                 what + " of " + run.name + ", pid " + std::to_string(p.pid()) + ", is not there",
                 mender, run.run_id));
   };
-  for (const auto& [key, stage] : run.stages) {
-    if (core::has_live_attempt(stage) && stage.body.has_host())
-      look(stage.body.host(), "the stage host of " + key.first,
+  for (const auto& stage : run.stages) {
+    if (core::has_live_attempt(stage) && stage.process())
+      look(*stage.process(), "the stage host of " + run.stage_name(stage.key),
            "The daemon starts the next attempt; `bp show " + run.name + "` tells when");
   }
   for (const Node* node : nodes_.nodes_of(run.run_id)) {
@@ -98,7 +77,7 @@ void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
   conductor_.after_durable([this, to, m] {
     std::vector<v1::DoctorFinding> all;
     if (hooks_.machine_findings) all = hooks_.machine_findings();
-    auto violations = world_.store.check();
+    auto violations = world_.journal.check({});
     if (!violations.ok()) {
       all.push_back(finding("error", "journal", violations.error().message,
                             std::string(violations.error().what_to_do())));
@@ -118,15 +97,16 @@ void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
         all.push_back(
             finding("error", "replay", w, "Keep a copy of the state folder and report this"));
     }
-    for (const auto& [id, run] : conductor_.runs()) {
-      const char* level = run.state == v1::RUN_STATE_SERVING ? "ok" : "warn";
-      if (run.state == v1::RUN_STATE_NEEDS_HUMAN) level = "error";
-      std::string remedy = run.state == v1::RUN_STATE_NEEDS_HUMAN
+    conductor_.each_run([&](const core::RunState& run) {
+      const std::string& id = run.run_id;
+      const char* level = run.state() == v1::RUN_STATE_SERVING ? "ok" : "warn";
+      if (run.state() == v1::RUN_STATE_NEEDS_HUMAN) level = "error";
+      std::string remedy = run.state() == v1::RUN_STATE_NEEDS_HUMAN
                                ? std::string(error_remedy(ErrorCode::kNeedsHuman))
                                : std::string();
       all.push_back(
           finding(level, "deployment",
-                  run.name + " is " + state_text(run.state) + ". " + core::who_must_act_next(run),
+                  run.name + " is " + state_text(run.state()) + ". " + core::why(run),
                   remedy, id));
       for (auto& f : processes_of(run)) all.push_back(std::move(f));
       for (const Node* node : nodes_.nodes_of(id)) {
@@ -138,7 +118,7 @@ void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
               "See STATE_DIR/nodes/" + node->node_id + "; the running stage replaces it", id));
         }
       }
-    }
+    });
     for (auto& f : all) {
       v1::ClientReply r;
       *r.mutable_finding() = std::move(f);

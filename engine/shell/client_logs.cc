@@ -43,7 +43,7 @@ void ClientApi::logs(const Asker& to, const v1::ReadStageLog& m) {
     tails_[to] = tail;
     return read_node_log(to);
   }
-  for (const auto& d : run->body.workflow().stages()) {
+  for (const auto& d : run->workflow->definition().stages()) {
     if (m.stage().empty() || m.stage() == d.name()) tail.offsets[d.name()] = 0;
   }
   if (tail.offsets.empty()) {
@@ -51,12 +51,12 @@ void ClientApi::logs(const Asker& to, const v1::ReadStageLog& m) {
   }
   // Stages in the order of the workflow, then whatever comes.
   tails_[to] = tail;
-  for (const auto& d : run->body.workflow().stages()) {
+  for (const auto& d : run->workflow->definition().stages()) {
     auto it = tails_.find(to);
     if (it == tails_.end()) return;
     if (it->second.offsets.count(d.name())) read_stage_log(to, d.name());
   }
-  if (!m.follow() || core::is_ended(run->state)) end_tail(to);
+  if (!m.follow() || core::is_ended(run->state())) end_tail(to);
 }
 
 void ClientApi::end_tail(const Asker& to) {

@@ -46,19 +46,16 @@ void ClientApi::plan(const Asker& to, const v1::PlanQuery& m) {
 // A repeated submit gets the run that the first one made. True: answered.
 bool ClientApi::answer_existing(const Asker& to, const v1::Submit& m, const v1::Recipe& recipe) {
   if (m.idempotency_key().empty()) return false;
-  const core::RunState* found = nullptr;
-  core::RunState loaded;
-  for (const auto& [id, run] : conductor_.runs()) {
-    if (run.idempotency_key == m.idempotency_key()) found = &run;
+  auto row = conductor_.find_key(m.idempotency_key());
+  if (!row.ok()) {
+    fail(to, row.error());
+    return true;
   }
+  if (!row->has_value()) return false;
+  core::RunState loaded;
+  const core::RunState* found = conductor_.find((*row)->run_id);
   if (!found) {
-    auto row = world_.store.find_idempotency_key(m.idempotency_key());
-    if (!row.ok()) {
-      fail(to, row.error());
-      return true;
-    }
-    if (!row->has_value()) return false;
-    auto run = load((*row)->run_id);
+    auto run = conductor_.rebuild((*row)->run_number, (*row)->last_commit);
     if (!run.ok()) {
       fail(to, run.error());
       return true;
@@ -67,8 +64,8 @@ bool ClientApi::answer_existing(const Asker& to, const v1::Submit& m, const v1::
     found = &loaded;
   }
   v1::Recipe before;
-  auto it = found->body.inputs().find("recipe");
-  if (it == found->body.inputs().end() || !before.ParseFromString(it->second) ||
+  const auto* input = found->input("recipe");
+  if (!input || !before.ParseFromString(input->bytes) ||
       before.SerializeAsString() != recipe.SerializeAsString()) {
     fail(to, Error{ErrorCode::kConflict,
                    "idempotency key \"" + m.idempotency_key() +
@@ -103,10 +100,10 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
   }
   if (answer_existing(to, m, parsed->recipe)) return;
   const std::string workflow = m.workflow().empty() ? "default" : m.workflow();
-  auto definition = settings_.workflows.find(workflow);
-  if (definition == settings_.workflows.end()) {
+  auto definition = workflows_.find(workflow);
+  if (definition == workflows_.end()) {
     std::string known;
-    for (const auto& [name, w] : settings_.workflows) known += (known.empty() ? "" : ", ") + name;
+    for (const auto& [name, w] : workflows_) known += (known.empty() ? "" : ", ") + name;
     return fail(
         to,
         Error{ErrorCode::kNotFound, "no workflow \"" + workflow + "\"; installed: " + known, {}});
@@ -118,10 +115,9 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
         Error{ErrorCode::kAlreadyExists, "deployment " + name + " exists as " + run->run_id, {}});
   }
   v1::RunSubmitted s;
-  s.set_run_id(world_.random.id("r"));
+  s.set_run_id(conductor_.next_run_id());
   s.set_name(name);
   s.set_idempotency_key(m.idempotency_key());
-  *s.mutable_workflow() = definition->second;
   (*s.mutable_inputs())["recipe"] = parsed->recipe.SerializeAsString();
   auto& options = *s.mutable_options();
   options["provider"] = m.provider().empty() ? settings_.provider : m.provider();
@@ -129,7 +125,7 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
   s.set_submitter(peer.user);
   Extra extra;
   for (const auto& [secret, value] : parsed->secrets) {
-    extra.secrets.push_back({s.run_id(), secret, box_.seal(s.run_id(), secret, value)});
+    extra.secrets.push_back({conductor_.next_run_number(), secret, box_.seal(s.run_id(), secret, value)});
   }
   v1::ClientReply r;
   r.mutable_submitted()->set_run_id(s.run_id());
@@ -139,7 +135,7 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
   BP_LOG(info, "run.submitted", "run={} name={} shape={} nodes={} by={}", s.run_id(), name,
          parsed->recipe.node_shape(), parsed->recipe.node_pool_size(), peer.user);
   Status done = conductor_.submit(
-      std::move(s), settings_.boot_id, [this, to, r] { reply(to, r); }, std::move(extra));
+      std::move(s), definition->second, [this, to, r] { reply(to, r); }, std::move(extra));
   if (!done.ok()) fail(to, done.error());
 }
 

@@ -1,188 +1,387 @@
 #include "engine/shell/conductor.h"
 
 #include "engine/base/log.h"
+#include "engine/shell/conductor_run.h"
 
 namespace bp::shell {
 namespace {
-
-using TimerRowKey = std::tuple<std::string, std::string, uint32_t, int>;
-TimerRowKey key_of(const storage::TimerRow& t) { return {t.run_id, t.stage, t.map_index, t.kind}; }
-
+constexpr size_t kInFlightMax = 2;
+constexpr size_t kFullCommit = 64;  // events that are worth a second commit beside the first
 }  // namespace
 
-// What goes into one commit: rows by key, so that a later event's row replaces an earlier one's.
-struct Conductor::Unit {
-  std::vector<storage::EventRow> events;
-  std::map<std::string, storage::RunRow> runs;
-  std::map<std::tuple<std::string, std::string, uint32_t>, storage::StageRow> stages;
-  std::map<TimerRowKey, storage::TimerRow> put_timers, drop_timers;
-  std::map<std::pair<std::string, std::string>, storage::Batch::SecretRow> secrets;
-  std::set<std::string> drop_secrets;
-  std::map<std::string, std::string> meta;
-  std::vector<std::function<void()>> after;
-
-  void add(storage::Batch&& b) {
-    for (auto& e : b.events) events.push_back(std::move(e));
-    for (auto& r : b.put_runs) runs[r.run_id] = std::move(r);
-    for (auto& s : b.put_stages) stages[{s.run_id, s.stage, s.map_index}] = std::move(s);
-    for (auto& t : b.drop_timers) {
-      put_timers.erase(key_of(t));
-      drop_timers[key_of(t)] = t;
-    }
-    for (auto& t : b.put_timers) {
-      drop_timers.erase(key_of(t));
-      put_timers[key_of(t)] = t;
-    }
-    for (auto& run_id : b.drop_secrets_of_runs) {
-      std::erase_if(secrets, [&](const auto& s) { return s.first.first == run_id; });
-      drop_secrets.insert(run_id);
-    }
-    add_secrets(std::move(b.put_secrets));
-    for (auto& [k, v] : b.put_meta) meta[k] = std::move(v);
-  }
-  void add_secrets(std::vector<storage::Batch::SecretRow> rows) {
-    for (auto& s : rows) secrets[{s.run_id, s.name}] = std::move(s);
-  }
-  storage::Batch take() {
-    storage::Batch b;
-    b.events = std::move(events);
-    for (auto& [k, v] : runs) b.put_runs.push_back(std::move(v));
-    for (auto& [k, v] : stages) b.put_stages.push_back(std::move(v));
-    for (auto& [k, v] : put_timers) b.put_timers.push_back(std::move(v));
-    for (auto& [k, v] : drop_timers) b.drop_timers.push_back(std::move(v));
-    for (auto& [k, v] : secrets) b.put_secrets.push_back(std::move(v));
-    b.drop_secrets_of_runs.assign(drop_secrets.begin(), drop_secrets.end());
-    b.put_meta = std::move(meta);
-    return b;
-  }
-  bool nothing_to_write() const {
-    return events.empty() && runs.empty() && stages.empty() && put_timers.empty() &&
-           drop_timers.empty() && secrets.empty() && drop_secrets.empty() && meta.empty();
-  }
-};
-
-Conductor::Conductor(World& world, Hooks hooks)
-    : world_(world), hooks_(std::move(hooks)), pending_(std::make_unique<Unit>()) {}
-Conductor::~Conductor() { *alive_ = false; }
-
-Status Conductor::load() {
-  BP_ASSIGN(auto live, world_.store.load_live());
-  last_seq_ = live.last_seq;
-  last_run_number_ = live.last_run_number;
-  incarnation_ = live.incarnation;
-  meta_ = std::move(live.meta);
-  for (const auto& row : live.runs) {
-    std::vector<storage::StageRow> stages;
-    std::vector<storage::TimerRow> timers;
-    for (const auto& s : live.stages) {
-      if (s.run_id == row.run_id) stages.push_back(s);
-    }
-    for (const auto& t : live.timers) {
-      if (t.run_id == row.run_id) timers.push_back(t);
-    }
-    auto run = core::decode(row, stages, timers);
-    if (!run.ok()) return std::move(run).error().with_context("run " + row.run_id);
-    runs_.emplace(row.run_id, std::move(run).value());
-  }
-  return {};
+uint64_t number_of_id(const std::string& run_id) {
+  uint64_t number = 0;
+  size_t i = 1;
+  for (; i < run_id.size() && i < 20 && run_id[i] >= '0' && run_id[i] <= '9'; ++i)
+    number = number * 10 + static_cast<uint64_t>(run_id[i] - '0');
+  return i > 1 && i < run_id.size() && run_id[0] == 'r' && run_id[i] == '-' ? number : 0;
 }
 
-void Conductor::recover(const std::string& boot_id) {
-  std::vector<std::string> ids;
-  for (const auto& [id, run] : runs_) ids.push_back(id);
-  for (const auto& id : ids) {
-    v1::Event event;
-    event.mutable_daemon_started()->set_incarnation(incarnation_);
-    event.mutable_daemon_started()->set_boot_id(boot_id);
-    Status fed = feed(id, std::move(event));
-    if (!fed.ok()) BP_LOG(err, "run.recovery_refused", "run={} why={}", id, fed.error().message);
-  }
+Conductor::Conductor(World& world, Hooks hooks, std::string boot_id, FaultMark* mark)
+    : world_(world),
+      hooks_(std::move(hooks)),
+      boot_id_(std::move(boot_id)),
+      mark_(mark),
+      workflows_([this](const std::string& hash) -> Result<std::string> {
+        BP_ASSIGN(auto bytes, world_.journal.blob(hash));
+        if (!bytes) return Error{ErrorCode::kNotFound, "no workflow with hash " + hash, {}};
+        return *std::move(bytes);
+      }),
+      timers_(world, [this](uint64_t run_number) { timer_due(run_number); }),
+      pending_(std::make_unique<Unit>()) {
+  if (mark_) mark_->start();
+}
+
+Conductor::~Conductor() {
+  *alive_ = false;
+  world_.executor.cancel(snapshot_timer_);
 }
 
 void Conductor::stamp(v1::Event& event) const {
   event.set_core_version(core::kCoreVersion);
   event.set_wall_ms(world_.clock.wall_ms());
   event.set_boot_ms(world_.clock.boot_ms());
+  event.set_may_dispatch(hooks_.may_dispatch());
 }
 
-Status Conductor::feed(const std::string& run_id, v1::Event event, std::function<void()> durable,
+Status Conductor::feed(const std::string& run_id, v1::Event&& event, std::function<void()> durable,
                        Extra extra) {
-  auto it = runs_.find(run_id);
-  if (it == runs_.end()) return Error{ErrorCode::kNotFound, "no live run " + run_id, {}};
-  stamp(event);
-  return apply(it->second, event, std::move(durable), std::move(extra));
+  Run* run = run_of(run_id);
+  if (!run) return Error{ErrorCode::kNotFound, "no live run " + run_id, {}};
+  return apply(*run, std::move(event), std::move(durable), std::move(extra));
 }
 
-Status Conductor::submit(v1::RunSubmitted submitted, const std::string& boot_id,
+Status Conductor::feed(uint64_t run_number, v1::Event&& event, std::function<void()> durable,
+                       Extra extra) {
+  Run* run = run_of(run_number);
+  if (!run)
+    return Error{ErrorCode::kNotFound, "no live run number " + std::to_string(run_number), {}};
+  return apply(*run, std::move(event), std::move(durable), std::move(extra));
+}
+
+std::string Conductor::next_run_id() {
+  const std::string prefix = "r" + std::to_string(last_run_number_ + 1);
+  return world_.random.id(prefix).substr(0, prefix.size() + 7);
+}
+
+Status Conductor::submit(v1::RunSubmitted&& submitted, const core::Workflow::Ptr& workflow,
                          std::function<void()> durable, Extra extra) {
-  submitted.set_run_number(last_run_number_ + 1);
+  if (submitted.name().empty()) submitted.set_name(submitted.run_id());
+  if (names_.count(submitted.name())) {
+    return Error{ErrorCode::kAlreadyExists, "deployment " + submitted.name() + " exists", {}};
+  }
+  const uint64_t number = last_run_number_ + 1;
+  submitted.set_run_number(number);
   submitted.set_incarnation(incarnation_);
-  submitted.set_boot_id(boot_id);
-  const std::string id = submitted.run_id();
+  submitted.set_boot_id(boot_id_);
+  submitted.set_workflow_hash(workflow->hash());
+  if (!pinned_.count(workflow->hash())) extra.blobs[workflow->hash()] = workflow->bytes();
+  const std::string id = submitted.run_id(), name = submitted.name(),
+                    key = submitted.idempotency_key();
   v1::Event event;
   *event.mutable_submitted() = std::move(submitted);
-  stamp(event);
-  core::RunState& run = runs_[id];
-  Status done = apply(run, event, std::move(durable), std::move(extra));
+  auto& run = *(runs_[number] = std::make_unique<Run>());
+  run.state.run_number = number;
+  run.started = true;
+  Status done = apply(run, std::move(event), std::move(durable), std::move(extra));
   if (!done.ok()) {
-    runs_.erase(id);
+    runs_.erase(number);
     return done;
   }
-  ++last_run_number_;
+  pinned_.insert(workflow->hash());
+  last_run_number_ = number;
+  if (name != id) names_[name] = number;
+  if (!key.empty()) keys_[key] = number;
+  if (number_of_id(id) != number) other_ids_[id] = number;
   return {};
 }
 
-Status Conductor::apply(core::RunState& run, v1::Event& event, std::function<void()> durable,
-                        Extra extra) {
+// A fault leaves nothing behind: not in the journal, and the state is read anew from there.
+Result<core::Outcome> Conductor::apply_guarded(core::RunState& state, v1::Event&& event) {
+  const auto type = static_cast<uint32_t>(event.what_case());
+  const uint64_t number = state.run_number;
+  if (mark_ && mark_->condemned(number, type)) {
+    return Error{ErrorCode::kInternal, "the daemon died twice at this event", {}};
+  }
+  if (mark_) mark_->begin(number, type);
+  try {
+    core::Outcome outcome = core::apply(state, std::move(event), workflows_);
+    if (mark_) mark_->end();
+    return outcome;
+  } catch (const core::Fault& fault) {
+    if (mark_) mark_->end();
+    return Error{ErrorCode::kInternal, fault.what(), {}};
+  }
+}
+
+Status Conductor::apply(Run& run, v1::Event&& event, std::function<void()> durable, Extra extra) {
   if (halted_) return Error{ErrorCode::kJournal, "the daemon is stopping", {}};
-  core::Outcome outcome = core::apply(run, event);
-  if (!outcome.accepted.ok()) return outcome.accepted;
-  for (auto& row : outcome.batch.events) row.seq = ++last_seq_;
-  auto put = outcome.batch.put_timers;
-  auto drop = outcome.batch.drop_timers;
-  pending_->add(std::move(outcome.batch));
-  pending_->add_secrets(std::move(extra.secrets));
-  for (auto& [k, v] : extra.meta) pending_->meta[k] = meta_[k] = v;
-  pending_->after.push_back([this, put = std::move(put), drop = std::move(drop),
-                             actions = std::move(outcome.actions), durable = std::move(durable)] {
-    hooks_.timers(put, drop);
-    for (const auto& action : actions) hooks_.act(action);
-    if (durable) durable();
-  });
-  kick();
-  return {};
+  if (run.suspended) {
+    return Error{ErrorCode::kConflict, "run " + run.state.run_id + " is being quarantined", {}};
+  }
+  if (!run.started) start_run(run);
+  stamp(event);
+  const auto type = static_cast<uint32_t>(event.what_case());
+  const uint64_t number = run.state.run_number;
+  auto applied = apply_guarded(run.state, std::move(event));
+  if (!applied.ok()) {
+    BP_LOG(err, "run.fault", "run={} event={} why={}", run.state.run_id, type,
+           applied.error().message);
+    if (type == v1::Event::kSubmitted) return applied.error();
+    run.suspended = true;
+    after_durable([this, number, why = applied.error().message, type] {
+      quarantine(number, why, type);
+    });
+    return applied.error();
+  }
+  core::Outcome& outcome = *applied;
+  Effect effect;
+  effect.run_number = number;
+  effect.changed = outcome.changed;
+  effect.ended = outcome.ended;
+  if (outcome.changed) journal(run, outcome);
+  add(std::move(extra));
+  effect.actions = std::move(outcome.actions);
+  if (outcome.accepted.ok()) effect.durable = std::move(durable);
+  if (outcome.accepted.ok() || !effect.actions.empty()) {
+    pending_->effects.push_back(std::move(effect));
+    kick();
+  }
+  return std::move(outcome.accepted);
+}
+
+void Conductor::journal(Run& run, core::Outcome& outcome) {
+  core::RunState& state = run.state;
+  storage::Commit& c = pending_->commit;
+  storage::Entry& entry = c.entries.emplace_back();
+  entry.run_number = state.run_number;
+  entry.run_seq = state.n.run_seq;
+  entry.previous_commit = state.last_commit;
+  entry.wall_ms = outcome.record.wall_ms();
+  entry.type = static_cast<uint32_t>(outcome.record.what_case());
+  entry.next = core::next_of(state);
+  entry.body = core::encode_event(outcome.record);
+  set_active(run, entry.next.actor);
+  state.last_commit = pending_number();
+  ++counters_.events;
+  if (run.dirty_from == 0) {
+    run.dirty_from = pending_number();
+    dirty_.push_back({state.run_number, run.dirty_from, world_.clock.boot_ms()});
+  }
+  if (outcome.revived) {
+    // Its row went when it ended: what the log tells from here on needs one to stand on.
+    run.snapshot_now = true;
+    c.revived.push_back(state.run_number);
+    ended_by_number_.erase(state.run_number);
+    if (state.name != state.run_id) names_[state.name] = state.run_number;
+  }
+  if (outcome.drop_secrets) {
+    std::erase_if(c.put_secrets, [&](const auto& s) { return s.run_number == state.run_number; });
+    c.drop_secrets_of_runs.push_back(state.run_number);
+  }
+  if (outcome.ended) return end(run);
+  if (!outcome.put_timers.empty() || !outcome.drop_timers.empty()) arm(run);
+}
+
+void Conductor::set_active(Run& run, storage::Actor actor) {
+  const bool active = actor == storage::Actor::kDaemon || actor == storage::Actor::kStageHost;
+  if (active == run.active) return;
+  run.active = active;
+  active ? ++active_ : --active_;
+}
+
+void Conductor::end(Run& run) {
+  const core::RunState& state = run.state;
+  storage::Commit& c = pending_->commit;
+  storage::EndedRow row = core::ended_row(state);
+  row.last_commit = state.last_commit;
+  c.ended.push_back(row);
+  std::erase_if(c.put_live, [&](const auto& r) { return r.run_number == state.run_number; });
+  if (run.has_row) c.drop_live.push_back(state.run_number);
+  run.has_row = run.snapshot_now = false;
+  run.dirty_from = 0;
+  timers_.remove(state.run_number);
+  if (state.name != state.run_id) names_.erase(state.name);
+  if (!row.idempotency_key.empty()) {
+    keys_.erase(row.idempotency_key);
+    ended_keys_[row.idempotency_key] = row.run_number;
+  }
+  ended_.push_back(std::move(row));
+  ended_by_number_[state.run_number] = &ended_.back();
+  ++counters_.runs_ended;
+}
+
+void Conductor::quarantine(uint64_t run_number, const std::string& reason, uint32_t event_type) {
+  Run* run = run_of(run_number);
+  if (!run) return;
+  auto again = rebuild(run_number, run->state.last_commit);
+  if (again.ok()) run->state = std::move(again).value();
+  run->suspended = false;
+  v1::Event event;
+  event.mutable_run_quarantined()->set_reason(reason.substr(0, 512));
+  event.mutable_run_quarantined()->set_event_type(event_type);
+  ++counters_.quarantined;
+  Status fed = apply(*run, std::move(event), {}, {});
+  if (!fed.ok()) {
+    BP_LOG(err, "run.not_quarantined", "run={} why={}", run->state.run_id, fed.error().message);
+    run->suspended = true;
+  }
+}
+
+void Conductor::add(Extra&& extra) {
+  storage::Commit& c = pending_->commit;
+  for (auto& s : extra.secrets) {
+    std::erase_if(c.put_secrets, [&](const auto& old) {
+      return old.run_number == s.run_number && old.name == s.name;
+    });
+    c.put_secrets.push_back(std::move(s));
+  }
+  for (auto& [key, value] : extra.meta) {
+    std::erase(c.drop_meta, key);
+    c.put_meta[key] = meta_[key] = value;
+  }
+  for (auto& key : extra.drop_meta) {
+    if (meta_.erase(key) == 0) continue;
+    c.put_meta.erase(key);
+    c.drop_meta.push_back(key);
+  }
+  c.put_blobs.merge(extra.blobs);
 }
 
 void Conductor::write(Extra extra, std::function<void()> durable) {
   if (halted_) return;
-  pending_->add_secrets(std::move(extra.secrets));
-  for (auto& [k, v] : extra.meta) pending_->meta[k] = meta_[k] = v;
-  pending_->after.push_back(std::move(durable));
-  kick();
+  add(std::move(extra));
+  after_durable(std::move(durable));
 }
 
 void Conductor::after_durable(std::function<void()> call) {
   if (halted_) return;
-  pending_->after.push_back(std::move(call));
+  Effect effect;
+  effect.durable = std::move(call);
+  pending_->effects.push_back(std::move(effect));
   kick();
 }
 
-// One commit at a time; it is begun from the executor, so that all events of one turn share it.
+void Conductor::arm(const Run& run) {
+  int64_t due = 0;
+  for (const auto& timer : run.state.timers) {
+    if (!timer.frozen && (due == 0 || timer.due_boot_ms < due)) due = timer.due_boot_ms;
+  }
+  if (due == 0) return timers_.remove(run.state.run_number);
+  timers_.set(run.state.run_number, due);
+}
+
+void Conductor::timer_due(uint64_t run_number) {
+  Run* run = run_of(run_number);
+  if (!run || halted_) return;
+  const int64_t now = world_.clock.boot_ms();
+  std::vector<core::Timer> due;
+  for (const auto& timer : run->state.timers) {
+    if (!timer.frozen && timer.due_boot_ms <= now) due.push_back(timer);
+  }
+  bool refused = false;
+  for (const auto& timer : due) {
+    Status fed = feed(run_number, core::timer_event(run->state, timer));
+    if (!fed.ok()) {
+      refused = true;
+      BP_LOG(debug, "event.refused", "run={} why={}", run->state.run_id, fed.error().message);
+    }
+    if (!(run = run_of(run_number))) return;
+  }
+  if (core::is_ended(run->state.state())) return;
+  arm(*run);
+  if (refused) timers_.set(run_number, now + kSnapshotMs);  // not again at once
+}
+
+// Begun from the executor, so that all events of one turn share the commit.
 void Conductor::kick() {
-  if (in_flight_ || kicked_ || halted_ || pending_->after.empty()) return;
+  if (kicked_ || halted_) return;
+  if (in_flight_.size() >= kInFlightMax) return;
+  if (!in_flight_.empty() && pending_->commit.entries.size() < kFullCommit) return;
   kicked_ = true;
   world_.executor.post([this, alive = alive_] {
     if (!*alive) return;
     kicked_ = false;
-    if (in_flight_ || halted_) return;
-    in_flight_ = std::exchange(pending_, std::make_unique<Unit>());
-    if (in_flight_->nothing_to_write()) return on_committed({});
-    world_.store.commit(in_flight_->take(), [this, alive](Status status) {
-      world_.executor.post([this, alive, status = std::move(status)] {
-        if (*alive) on_committed(status);
-      });
+    if (!halted_ && in_flight_.size() < kInFlightMax) commit();
+  });
+}
+
+void Conductor::commit() {
+  if (pending_->effects.empty() && !settle_) return;
+  add_snapshots(pending_->commit, std::exchange(settle_, false));
+  auto unit = std::exchange(pending_, std::make_unique<Unit>());
+  if (unit->commit.empty()) {
+    unit->nothing_to_write = true;
+    in_flight_.push_back(std::move(unit));
+    if (in_flight_.size() == 1) on_committed({});
+    return;
+  }
+  unit->commit.number = ++last_number_;
+  unit->commit.wall_ms = world_.clock.wall_ms();
+  ++counters_.commits;
+  storage::Commit commit = std::move(unit->commit);
+  in_flight_.push_back(std::move(unit));
+  world_.journal.commit(std::move(commit), [this, alive = alive_](Status status) {
+    world_.executor.post([this, alive, status = std::move(status)]() mutable {
+      if (*alive) on_committed(std::move(status));
     });
   });
+}
+
+// Puts the rows that are due, and says where a replay would have to begin.
+void Conductor::add_snapshots(storage::Commit& c, bool all) {
+  constexpr size_t kBytesMax = 4 << 20;
+  const int64_t now = world_.clock.boot_ms();
+  const uint64_t number = pending_number();
+  size_t bytes = 0;
+  auto put = [&](Run& run) {
+    storage::LiveRow& row = c.put_live.emplace_back();
+    const core::RunState& s = run.state;
+    row.run_number = s.run_number;
+    row.run_id = s.run_id;
+    row.name = s.name;
+    row.state = s.state();
+    row.run_seq = s.n.run_seq;
+    row.last_commit = s.last_commit;
+    row.next = core::next_of(s);
+    row.why = core::why(s);
+    row.body = core::encode_run(s);
+    bytes += row.body.size();
+    run.dirty_from = 0;
+    run.has_row = true;
+    run.snapshot_now = false;
+  };
+  for (const uint64_t revived : c.revived) {
+    Run* run = run_of(revived);
+    if (run && run->snapshot_now) put(*run);
+  }
+  while (!dirty_.empty()) {
+    const Dirty d = dirty_.front();
+    Run* run = run_of(d.run_number);
+    if (run && run->dirty_from == d.first_commit) {
+      if (run->suspended) break;
+      if (!all && (d.since_boot_ms + kSnapshotMs > now || bytes > kBytesMax)) break;
+      put(*run);
+    }
+    dirty_.pop_front();
+  }
+  c.replay_from = dirty_.empty() ? number : dirty_.front().first_commit;
+  if (!dirty_.empty()) snapshot_soon();
+}
+
+void Conductor::snapshot_soon() {
+  if (snapshot_timer_) return;
+  const int64_t due = dirty_.front().since_boot_ms + kSnapshotMs;
+  snapshot_timer_ = world_.executor.after(
+      std::max<int64_t>(1, due - world_.clock.boot_ms()), [this] {
+        snapshot_timer_ = 0;
+        if (!dirty_.empty()) after_durable([] {});
+      });
+}
+
+void Conductor::settle(std::function<void()> done) {
+  settle_ = true;
+  after_durable(std::move(done));
 }
 
 void Conductor::on_committed(Status status) {
@@ -192,44 +391,24 @@ void Conductor::on_committed(Status status) {
     hooks_.fatal(std::move(status));
     return;
   }
-  auto unit = std::move(in_flight_);
-  for (auto& call : unit->after) {
-    if (halted_) return;
-    call();
-  }
-  kick();
-}
-
-std::string Conductor::meta(const std::string& key) const {
-  auto it = meta_.find(key);
-  return it == meta_.end() ? std::string() : it->second;
-}
-
-const core::RunState* Conductor::find(const std::string& run_id) const {
-  auto it = runs_.find(run_id);
-  return it == runs_.end() ? nullptr : &it->second;
-}
-
-const core::RunState* Conductor::find_live(const std::string& id_or_name) const {
-  if (const auto* run = find(id_or_name)) return run;
-  for (const auto& [id, run] : runs_) {
-    if (run.name == id_or_name) return &run;
-  }
-  return nullptr;
-}
-
-Status Conductor::revive(const std::string& run_id) {
-  if (runs_.count(run_id)) return {};
-  BP_ASSIGN(auto row, world_.store.find_run(run_id));
-  BP_ASSIGN(auto stages, world_.store.stages_of(row.run_id));
-  BP_ASSIGN(auto run, core::decode(row, stages, {}));
-  runs_.emplace(row.run_id, std::move(run));
-  return {};
-}
-
-void Conductor::forget(const std::string& run_id) {
-  auto it = runs_.find(run_id);
-  if (it != runs_.end() && core::is_ended(it->second.state)) runs_.erase(it);
+  do {
+    auto unit = std::move(in_flight_.front());
+    in_flight_.pop_front();
+    for (auto& effect : unit->effects) {
+      if (halted_) return;
+      for (const auto& action : effect.actions) hooks_.act(action);
+      if (effect.durable) effect.durable();
+      const Run* run = effect.changed ? run_of(effect.run_number) : nullptr;
+      if (run && !effect.ended) hooks_.changed(run->state);
+      auto row = effect.ended ? ended_by_number_.find(effect.run_number) : ended_by_number_.end();
+      if (row != ended_by_number_.end()) {
+        hooks_.ended(*row->second);
+        if (run) forget(run->state.run_id);
+      }
+    }
+  } while (!in_flight_.empty() && in_flight_.front()->nothing_to_write);
+  drop_searchable();
+  if (!pending_->effects.empty()) kick();
 }
 
 }  // namespace bp::shell

@@ -2,6 +2,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/log.h"
 #include "engine/shell/host.h"
+#include "engine/shell/stage_events.h"
 #include "engine/shell/wire.h"
 
 namespace bp::shell {
@@ -10,13 +11,6 @@ namespace {
 constexpr size_t kLogTextBytes = 16 << 10;
 constexpr size_t kErrorBytes = 8 << 10;
 constexpr size_t kSecretBytes = 64 << 10;
-
-template <class Outputs>
-size_t bytes_of(const Outputs& outputs) {
-  size_t n = 0;
-  for (const auto& [k, v] : outputs) n += k.size() + v.size();
-  return n;
-}
 
 bool is_attempt(const v1::AttemptRef& m, const core::Attempt& ref) {
   return m.run_id() == ref.run_id && m.stage() == ref.stage && m.map_index() == ref.map_index &&
@@ -71,7 +65,7 @@ void Hosts::on_stranger(const bus::Peer& peer, const v1::StageMessage& m) {
   const core::Attempt ref = attempt_of(m.ref());
   if (conductor_.find(ref.run_id)) {
     if (strangers_.size() > 10'000) strangers_.clear();
-    strangers_[{ref.run_id, ref.stage, ref.map_index, ref.epoch.counter()}] = peer.routing_id;
+    strangers_[key_of(ref)] = peer.routing_id;
     return on_result(ref, m.result());
   }
   v1::StageMessage ack;
@@ -84,7 +78,7 @@ void Hosts::handle(Host& host, const v1::StageMessage& m) {
   if (!host.greeted) {
     host.greeted = true;
     const auto* run = conductor_.find(host.ref.run_id);
-    const auto* d = run ? core::stage_definition(*run, host.ref.stage) : nullptr;
+    const auto* d = run ? definition_of(*run, host.ref.stage) : nullptr;
     watch_beat(host, d && d->heartbeat_timeout_ms() > 0 ? d->heartbeat_timeout_ms() : kHelloMs,
                false);
     if (host.cancel) {
@@ -98,10 +92,6 @@ void Hosts::handle(Host& host, const v1::StageMessage& m) {
       return on_hello(host, m);
     case v1::StageMessage::kBeat:
       return on_beat(host, m.beat());
-    case v1::StageMessage::kNodeCall:
-      return on_node_call(host, m.node_call());
-    case v1::StageMessage::kSecretPut:
-      return on_secret(host, m.secret_put());
     case v1::StageMessage::kResult:
       if (host.acknowledged) {
         v1::StageMessage ack;
@@ -111,26 +101,38 @@ void Hosts::handle(Host& host, const v1::StageMessage& m) {
       if (host.result_fed) return;  // its commit is under way
       host.result_fed = true;
       return on_result(host.ref, m.result());
-    case v1::StageMessage::kLog:
-      return on_log(host, m.log());
     default:
-      BP_LOG(debug, "message.dropped", "host={} body={}", host.ref.host_id,
+      return on_call(host.ref.host_id, host.ref, m);
+  }
+}
+
+void Hosts::on_call(const std::string& host_id, const core::Attempt& ref,
+                    const v1::StageMessage& m) {
+  switch (m.body_case()) {
+    case v1::StageMessage::kNodeCall:
+      return on_node_call(host_id, ref, m.node_call());
+    case v1::StageMessage::kSecretPut:
+      return on_secret(host_id, ref, m.secret_put());
+    case v1::StageMessage::kLog:
+      return on_log(ref, m.log());
+    default:
+      BP_LOG(debug, "message.dropped", "host={} body={}", host_id,
              static_cast<int>(m.body_case()));
   }
 }
 
 // One line of the file per line of the text, each with time and level.
-void Hosts::on_log(Host& host, const v1::StageLog& log) {
+void Hosts::on_log(const core::Attempt& ref, const v1::StageLog& log) {
   const std::string text = redact(log.text().substr(0, kLogTextBytes));
   const std::string stamp =
       std::to_string(world_.clock.wall_ms()) + " " + log.level().substr(0, 8) + " ";
   for (size_t at = 0; at <= text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
     if (end > at)
-      world_.logs.append(host.ref.run_id, host.ref.stage, stamp + text.substr(at, end - at));
+      world_.logs.append(ref.run_id, ref.stage, stamp + text.substr(at, end - at));
     at = end + 1;
   }
-  hooks_.logged(host.ref.run_id, host.ref.stage);
+  hooks_.logged(ref.run_id, ref.stage);
 }
 
 void Hosts::on_hello(Host& host, const v1::StageMessage& m) {
@@ -155,53 +157,19 @@ void Hosts::on_hello(Host& host, const v1::StageMessage& m) {
   if (host.may_send && !m.has_ref() && !host.result_fed) send_attempt(host);
 }
 
-std::map<std::string, std::string> Hosts::options_of(const core::RunState& run) const {
-  std::map<std::string, std::string> o{
-      {"provider", settings_.provider},
-      {"device", settings_.device},
-      {"state_dir", settings_.state_dir},
-      {"run_dir", settings_.run_dir},
-      {"cache_dir", settings_.cache_dir},
-      {"bin_dir", settings_.bin_dir},
-      {"daemon_node_endpoint", settings_.node_endpoint},
-      {"daemon_public_key", settings_.node_public_key},
-      {"allow_private_stores", settings_.allow_private_stores ? "1" : "0"},
-      {"exact", settings_.exact ? "1" : "0"},
-      {"trace_mib", settings_.trace_mib},
-  };
-  for (const auto& [k, v] : run.body.options()) o[k] = v;
-  return o;
-}
-
-Status Hosts::add_secrets(const core::RunState& run, v1::RunAttempt* attempt) {
-  BP_ASSIGN(auto sealed, world_.store.secrets_of(run.run_id));
-  for (const auto& [name, bytes] : sealed) {
-    BP_ASSIGN(auto plain, box_.open(run.run_id, name, bytes));
-    (*attempt->mutable_secrets())[name] = plain.reveal();
-  }
-  return {};
-}
-
 void Hosts::send_attempt(Host& host) {
   const auto* run = conductor_.find(host.ref.run_id);
-  if (!run) return;
-  const core::StageKey key{host.ref.stage, host.ref.map_index};
-  auto it = run->stages.find(key);
-  if (it == run->stages.end() || !same_epoch(it->second.body.epoch(), host.ref.epoch)) return;
-  v1::RunAttempt attempt = core::run_attempt_message(*run, key);
-  for (const auto& [k, v] : options_of(*run)) attempt.mutable_options()->insert({k, v});
-  const auto* definition = core::stage_definition(*run, host.ref.stage);
-  if (definition && definition->needs_secrets()) {
-    Status added = add_secrets(*run, &attempt);
-    if (!added.ok()) {
-      host.result_fed = true;
-      failed(host.ref, added.error());
-      return world_.processes.kill(host.process);
-    }
+  const auto* stage = run ? run->find(host.ref.stage, host.ref.map_index) : nullptr;
+  if (!stage || !same_epoch(to_wire(stage->epoch), host.ref.epoch)) return;
+  auto attempt = maker_.make(*run, stage->key, /*with_options=*/true);
+  if (!attempt.ok()) {
+    host.result_fed = true;
+    failed(host.ref, attempt.error());
+    return world_.processes.kill(host.process);
   }
   host.sent = true;
   v1::StageMessage message;
-  *message.mutable_run() = std::move(attempt);
+  *message.mutable_run() = std::move(attempt).value();
   send(host.ref.host_id, host.ref, std::move(message));
 }
 
@@ -238,57 +206,31 @@ void Hosts::on_beat(Host& host, const v1::AttemptBeat& beat) {
   e->set_map_index(host.ref.map_index);
   *e->mutable_epoch() = host.ref.epoch;
   *e->mutable_outputs() = beat.outputs();
+  Extra extra;
+  set_beside(e->mutable_outputs(), e->mutable_payloads(), &extra.blobs);
   e->set_handle(beat.handle());
-  feed(host.ref.run_id, std::move(event));
+  feed(host.ref.run_id, std::move(event), {}, std::move(extra));
 }
 
 void Hosts::on_result(const core::Attempt& ref, const v1::AttemptResult& result) {
-  v1::Event event;
-  auto* e = event.mutable_ended();
-  e->set_stage(ref.stage);
-  e->set_map_index(ref.map_index);
-  *e->mutable_epoch() = ref.epoch;
-  e->set_succeeded(result.outcome() == v1::AttemptResult::SUCCEEDED);
-  e->set_cancelled(result.outcome() == v1::AttemptResult::CANCELLED);
-  e->set_needs_human(result.outcome() == v1::AttemptResult::NEEDS_HUMAN);
-  if (result.has_error()) {
-    *e->mutable_error() = result.error();
-    std::string message = redact(result.error().message().substr(0, kErrorBytes));
-    const auto* run = conductor_.find(ref.run_id);
-    const auto* definition = run ? core::stage_definition(*run, ref.stage) : nullptr;
-    if (definition && result.error().code() == error_name(ErrorCode::kPluginCrash)) {
-      message.insert(0, "plugin " + definition->plugin() + ": ");
-    }
-    e->mutable_error()->set_message(message);
-    e->set_retriable(error_retriable(error_code_from_name(result.error().code())));
-  }
-  if (bytes_of(result.outputs()) > limits::kStageOutputBytes ||
-      result.handle().size() > limits::kCheckpointBytes) {
-    e->set_succeeded(false);
-    *e->mutable_error() = to_wire(Error{
-        ErrorCode::kTooLarge,
-        "outputs of stage " + ref.stage + " have " + std::to_string(bytes_of(result.outputs())) +
-            " bytes; at most " + std::to_string(limits::kStageOutputBytes),
-        {}});
-  } else {
-    *e->mutable_outputs() = result.outputs();
-    e->set_handle(result.handle());
-  }
-  e->set_rewind_to_stage(result.rewind_to_stage());
-  *e->mutable_survivors() = result.survivors();
+  v1::AttemptResult r = result;
   BP_LOG(info, "attempt.ended", "run={} stage={} attempt={} epoch={} outcome={} code={} message={}",
          ref.run_id, ref.stage, ref.attempt, epoch_text(ref.epoch),
-         v1::AttemptResult::Outcome_Name(result.outcome()), result.error().code(),
-         e->error().message());
-  feed(ref.run_id, std::move(event));
+         v1::AttemptResult::Outcome_Name(r.outcome()), r.error().code(),
+         redact(r.error().message().substr(0, kErrorBytes)));
+  Extra extra;
+  v1::Event event = ended_event(conductor_.find(ref.run_id), ref.stage, ref.map_index, ref.epoch,
+                                std::move(r), &extra.blobs);
+  feed(ref.run_id, std::move(event), {}, std::move(extra));
 }
 
-void Hosts::on_node_call(Host& host, const v1::NodeCall& call) {
+void Hosts::on_node_call(const std::string& host_id, const core::Attempt& ref,
+                         const v1::NodeCall& call) {
   v1::NodeCommand command = call.command();
-  *command.mutable_epoch() = host.ref.epoch;
-  nodes_.call(host.ref.host_id + "/" + std::to_string(call.call_id()), host.ref.run_id,
+  *command.mutable_epoch() = ref.epoch;
+  nodes_.call(host_id + "/" + std::to_string(call.call_id()), ref.run_id,
               call.node_id(), std::move(command), call.deadline_ms(),
-              [this, id = host.ref.host_id, ref = host.ref,
+              [this, id = host_id, ref,
                call_id = call.call_id()](v1::NodeCommandReply r) {
                 v1::StageMessage message;
                 auto* reply = message.mutable_node_reply();
@@ -299,17 +241,19 @@ void Hosts::on_node_call(Host& host, const v1::NodeCall& call) {
               });
 }
 
-void Hosts::on_secret(Host& host, const v1::SecretPut& put) {
+void Hosts::on_secret(const std::string& host_id, const core::Attempt& ref,
+                      const v1::SecretPut& put) {
   if (put.name().empty() || put.name().size() > limits::kNameBytes ||
       put.value().size() > kSecretBytes) {
-    BP_LOG(warn, "secret.refused", "run={} stage={} name_bytes={} value_bytes={}", host.ref.run_id,
-           host.ref.stage, put.name().size(), put.value().size());
+    BP_LOG(warn, "secret.refused", "run={} stage={} name_bytes={} value_bytes={}", ref.run_id,
+           ref.stage, put.name().size(), put.value().size());
     return;
   }
-  if (!conductor_.find(host.ref.run_id)) return;
+  const auto* run = conductor_.find(ref.run_id);
+  if (!run) return;
   Extra extra;
-  const std::string sealed = box_.seal(host.ref.run_id, put.name(), Secret(put.value()));
-  extra.secrets.push_back({host.ref.run_id, put.name(), sealed});
+  const std::string sealed = box_.seal(ref.run_id, put.name(), Secret(put.value()));
+  extra.secrets.push_back({run->run_number, put.name(), sealed});
   const std::string prefix = NodeRegistry::kKeyPrefix;
   std::string node_id, key;
   if (put.name().starts_with(prefix)) {
@@ -317,7 +261,7 @@ void Hosts::on_secret(Host& host, const v1::SecretPut& put) {
     key = put.value();
   }
   conductor_.write(std::move(extra),
-                   [this, id = host.ref.host_id, ref = host.ref, name = put.name(), node_id, key] {
+                   [this, id = host_id, ref, name = put.name(), node_id, key] {
                      if (!node_id.empty())
                        nodes_.admit(ref.run_id, node_id, key, /*from_journal=*/false);
                      v1::StageMessage message;

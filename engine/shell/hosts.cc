@@ -2,16 +2,18 @@
 
 #include "engine/base/log.h"
 #include "engine/shell/host.h"
+#include "engine/shell/stage_events.h"
 #include "engine/shell/wire.h"
 
 namespace bp::shell {
 
 Hosts::Hosts(World& world, const Settings& settings, Conductor& conductor, NodeRegistry& nodes,
-             const SecretBox& box, Hooks hooks)
+             const AttemptMaker& maker, const SecretBox& box, Hooks hooks)
     : world_(world),
       settings_(settings),
       conductor_(conductor),
       nodes_(nodes),
+      maker_(maker),
       box_(box),
       hooks_(std::move(hooks)) {}
 
@@ -24,18 +26,14 @@ Hosts::~Hosts() {
 }
 
 Hosts::Host* Hosts::find(const core::Attempt& ref) {
-  for (auto& [id, host] : hosts_) {
-    const auto& r = host->ref;
-    if (r.run_id == ref.run_id && r.stage == ref.stage && r.map_index == ref.map_index &&
-        same_epoch(r.epoch, ref.epoch)) {
-      return host.get();
-    }
-  }
-  return nullptr;
+  auto it = by_attempt_.find(key_of(ref));
+  return it == by_attempt_.end() || !same_epoch(it->second->ref.epoch, ref.epoch) ? nullptr
+                                                                                 : it->second;
 }
 
-void Hosts::feed(const std::string& run_id, v1::Event event, std::function<void()> durable) {
-  Status fed = conductor_.feed(run_id, std::move(event), std::move(durable));
+void Hosts::feed(const std::string& run_id, v1::Event event, std::function<void()> durable,
+                 Extra extra) {
+  Status fed = conductor_.feed(run_id, std::move(event), std::move(durable), std::move(extra));
   if (!fed.ok()) BP_LOG(debug, "event.refused", "run={} why={}", run_id, fed.error().message);
 }
 
@@ -60,7 +58,7 @@ void Hosts::failed(const core::Attempt& ref, Error error) {
   feed(ref.run_id, std::move(event));
 }
 
-void Hosts::act(const core::DispatchAttempt& a) {
+void Hosts::dispatch(const core::DispatchAttempt& a) {
   v1::Event event;
   auto* e = event.mutable_dispatched();
   e->set_stage(a.ref.stage);
@@ -71,8 +69,20 @@ void Hosts::act(const core::DispatchAttempt& a) {
   feed(a.ref.run_id, std::move(event));
 }
 
+HostSpec Hosts::spec_of(const core::StartHost& a) const {
+  HostSpec spec{a.plugin, a.ref.host_id, {}, false, 0, {}};
+  const auto* run = conductor_.find(a.ref.run_number);
+  if (!run) return spec;
+  spec.limits = run->definition(a.ref.key).limits();
+  if (!run->pins) return spec;
+  for (const auto& [plugin, hash] : run->pins->hashes) {
+    if (plugin == a.plugin) spec.plugin_hash = hash;
+  }
+  return spec;
+}
+
 void Hosts::act(const core::StartHost& a) {
-  auto process = world_.processes.spawn_host(HostSpec{a.plugin, a.ref.host_id});
+  auto process = world_.processes.spawn_host(spec_of(a));
   if (!process.ok()) {
     BP_LOG(warn, "host.not_started", "run={} stage={} why={}", a.ref.run_id, a.ref.stage,
            process.error().message);
@@ -101,6 +111,7 @@ Hosts::Host& Hosts::adopt(const core::Attempt& ref, const ProcessId& process) {
   if (slot) return *slot;
   slot = std::make_unique<Host>();
   slot->ref = ref;
+  by_attempt_[key_of(ref)] = slot.get();
   slot->process = process;
   slot->heard_boot_ms = world_.clock.boot_ms();
   world_.processes.watch(process, [this, alive = alive_, id = ref.host_id](std::string how) {
@@ -116,6 +127,8 @@ void Hosts::gone(const std::string& host_id, const std::string& how) {
   if (it == hosts_.end()) return;
   std::unique_ptr<Host> host = std::move(it->second);
   hosts_.erase(it);
+  auto mine = by_attempt_.find(key_of(host->ref));
+  if (mine != by_attempt_.end() && mine->second == host.get()) by_attempt_.erase(mine);
   world_.executor.cancel(host->beat_timer);
   world_.executor.cancel(host->exit_timer);
   nodes_.drop_calls(host_id + "/");
@@ -205,7 +218,7 @@ void Hosts::act(const core::AckResult& a) {
     });
     return;
   }
-  auto it = strangers_.find({a.ref.run_id, a.ref.stage, a.ref.map_index, a.ref.epoch.counter()});
+  auto it = strangers_.find(key_of(a.ref));
   if (it == strangers_.end()) return;
   core::Attempt ref = a.ref;
   send(it->second, ref, std::move(message));
@@ -224,7 +237,7 @@ void Hosts::beat_due(const std::string& host_id, bool second_look) {
   if (it == hosts_.end() || it->second->acknowledged) return;
   Host& host = *it->second;
   const auto* run = conductor_.find(host.ref.run_id);
-  const auto* definition = run ? core::stage_definition(*run, host.ref.stage) : nullptr;
+  const auto* definition = run ? definition_of(*run, host.ref.stage) : nullptr;
   int64_t limit = definition ? definition->heartbeat_timeout_ms() : 0;
   if (!host.greeted) limit = std::max(limit, kHelloMs);
   if (limit <= 0) return;
@@ -246,32 +259,27 @@ v1::Epoch Hosts::fence(const std::string& run_id) const {
   v1::Epoch epoch;
   const auto* run = conductor_.find(run_id);
   if (!run) return epoch;
-  for (const auto& [key, stage] : run->stages) {
-    if (!core::has_live_attempt(stage)) continue;
-    const auto& e = stage.body.epoch();
-    if (std::pair(e.incarnation(), e.counter()) > std::pair(epoch.incarnation(), epoch.counter()))
-      epoch = e;
+  Epoch newest;
+  for (const auto& stage : run->stages) {
+    if (core::has_live_attempt(stage)) newest = std::max(newest, stage.epoch);
   }
-  if (epoch.counter() == 0) {
-    epoch.set_incarnation(run->body.incarnation());
-    epoch.set_counter(run->epoch_counter);
-  }
-  return epoch;
+  if (newest.counter == 0) newest = {run->n.incarnation, run->n.epoch_counter};
+  return to_wire(newest);
 }
 
 const ProcessId* Hosts::left(const std::string& run_id) const {
-  for (const auto& [id, host] : hosts_) {
-    if (host->ref.run_id == run_id) return &host->process;
-  }
-  return nullptr;
+  auto it = by_attempt_.lower_bound({run_id, "", 0, 0});
+  return it == by_attempt_.end() || it->second->ref.run_id != run_id ? nullptr
+                                                                     : &it->second->process;
 }
 
-const v1::Progress* Hosts::progress(const std::string& run_id, const core::StageKey& key) const {
-  for (const auto& [id, host] : hosts_) {
-    const auto& r = host->ref;
-    if (r.run_id == run_id && r.stage == key.first && r.map_index == key.second && host->progress) {
-      return &*host->progress;
-    }
+const v1::Progress* Hosts::progress(const std::string& run_id, const std::string& stage,
+                                    uint32_t map_index) const {
+  for (auto it = by_attempt_.lower_bound({run_id, stage, map_index, 0});
+       it != by_attempt_.end(); ++it) {
+    const auto& r = it->second->ref;
+    if (r.run_id != run_id || r.stage != stage || r.map_index != map_index) break;
+    if (it->second->progress) return &*it->second->progress;
   }
   return nullptr;
 }

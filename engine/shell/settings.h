@@ -7,6 +7,7 @@
 #include "bp/v1/journal.pb.h"
 #include "engine/base/process.h"
 #include "engine/base/secret.h"
+#include "engine/shell/fault_mark.h"
 
 namespace bp::shell {
 
@@ -21,6 +22,8 @@ struct Settings {
   bool exact = false;
   std::string trace_mib;  // of the scheduler's trace of each head; empty: none
   bool embedded = false;
+  bool start_paused = false;   // nothing is dispatched until a client says so
+  FaultMark* mark = nullptr;   // outlives the shell; null: none
   std::map<std::string, v1::WorkflowDefinition> workflows;  // "default" is what a plain submit runs
   Secret secrets_key;                                       // 32 bytes
 };

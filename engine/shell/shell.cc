@@ -2,24 +2,47 @@
 
 #include "engine/base/log.h"
 #include "engine/shell/client_api.h"
+#include "engine/shell/attempt_maker.h"
 #include "engine/shell/conductor.h"
+#include "engine/shell/dispatcher.h"
 #include "engine/shell/hosts.h"
 #include "engine/shell/nodes.h"
-#include "engine/shell/timers.h"
+#include "engine/shell/shared_hosts.h"
 #include "engine/shell/wire.h"
 
 namespace bp::shell {
+namespace {
+// Nodes belong to stages that keep secrets; runs of tiny stages need not be asked.
+bool may_have_nodes(const core::RunState& run) {
+  for (const auto& d : run.workflow->definition().stages()) {
+    if (d.needs_secrets()) return true;
+  }
+  return false;
+}
+}  // namespace
 
 struct Shell::Impl {
   Impl(World w, Settings s, Hooks h);
   void act(const core::Action& action);
-  void act_on(const core::Notify& a) { clients.changed(a.run_id, true); }
-  void act_on(const core::RunEnded& a);
+  void act_on(const core::DispatchAttempt& a) { dispatcher.act(a); }
+  void act_on(const core::StartHost& a) { hosts.act(a); }
+  void act_on(const core::SendAttempt& a) { hosts.act(a); }
+  void act_on(const core::SendShared& a) { shared.act(a); }
+  void act_on(const core::ReturnHandle& a) {
+    give_back(a.lender, a.stage, a.map_index, a.borrower);
+  }
+  void act_on(const core::CheckBorrower& a) {
+    if (!conductor.find_live(a.borrower)) give_back(a.lender, a.stage, a.map_index, a.borrower);
+  }
   template <class A>
   void act_on(const A& a) {
-    hosts.act(a);
+    a.ref.shared ? shared.act(a) : hosts.act(a);
   }
-  void fire(const storage::TimerRow& row);
+  void give_back(const std::string& lender, const std::string& stage, uint32_t map_index,
+                 const std::string& borrower);
+  void admit(const core::DispatchAttempt& a);
+  void changed(const core::RunState& run);
+  void ended(const storage::EndedRow& row);
   Status admit_nodes();
   void malformed(Channel channel, const Error& e);
 
@@ -27,10 +50,12 @@ struct Shell::Impl {
   Settings settings;
   Hooks hooks;
   SecretBox box;
+  AttemptMaker maker;
   Conductor conductor;
-  Timers timers;
   NodeRegistry nodes;
   Hosts hosts;
+  SharedHosts shared;
+  Dispatcher dispatcher;
   ClientApi clients;
   int64_t complained_boot_ms = 0;
   uint64_t complaints = 0;
@@ -42,16 +67,20 @@ Shell::Impl::Impl(World w, Settings s, Hooks h)
       settings(std::move(s)),
       hooks(std::move(h)),
       box(settings.secrets_key),
-      conductor(world, {[this](const core::Action& a) { act(a); },
-                        [this](const auto& put, const auto& drop) { timers.update(put, drop); },
-                        [this](Status status) { hooks.fatal(std::move(status)); }}),
-      timers(world, [this](const storage::TimerRow& row) { fire(row); }),
+      maker(world, settings, box),
+      conductor(world,
+                {[this](const core::Action& a) { act(a); },
+                 [this](const core::RunState& run) { changed(run); },
+                 [this](const storage::EndedRow& row) { ended(row); },
+                 [this](Status status) { hooks.fatal(std::move(status)); },
+                 [this] { return !dispatcher.paused() && shared.has_room(); }},
+                settings.boot_id, settings.mark),
       nodes(world, {[this](const std::string& run, const v1::NodeNotice& n) {
                       return hosts.notice(run, n);
                     },
                     [this](const std::string& run) { return hosts.fence(run); },
                     [this](const std::string& run) { clients.changed(run, false); }}),
-      hosts(world, settings, conductor, nodes, box,
+      hosts(world, settings, conductor, nodes, maker, box,
             {[this](const std::string& run) { clients.changed(run, false); },
              [this](const std::string& run, const std::string& stage) {
                clients.logged(run, stage);
@@ -60,51 +89,83 @@ Shell::Impl::Impl(World w, Settings s, Hooks h)
                // Who waits for a run that has ended waits for this.
                if (!conductor.find(run)) clients.changed(run, true);
              }}),
-      clients(world, settings, conductor, hosts, nodes, box,
-              {hooks.shutdown, hooks.machine_findings}) {}
+      shared(world, conductor, maker,
+             {[this](const std::string& run) { clients.changed(run, false); },
+              [this](const std::string& host_id, const core::Attempt& ref,
+                     const v1::StageMessage& m) { hosts.on_call(host_id, ref, m); }}),
+      dispatcher(world, conductor,
+                 {[this](const core::DispatchAttempt& a) { admit(a); },
+                  [this] { return shared.has_room(); }, [this] { return hosts.size(); }}),
+      clients(world, settings, conductor, hosts, shared, nodes, box,
+              {hooks.shutdown, hooks.machine_findings}) {
+  dispatcher.pause(settings.start_paused);
+}
 
 void Shell::Impl::act(const core::Action& action) {
   if (stopped) return;
   std::visit([this](const auto& a) { act_on(a); }, action);
 }
 
-void Shell::Impl::act_on(const core::RunEnded& a) {
-  BP_LOG(info, "run.ended", "run={} state={}", a.run_id, v1::RunState_Name(a.state));
-  timers.forget_run(a.run_id);
-  nodes.forget_run(a.run_id);  // before anybody is told: an ended run has no nodes
-  clients.changed(a.run_id, true);
-  clients.run_ended(a.run_id);
-  conductor.forget(a.run_id);
+void Shell::Impl::admit(const core::DispatchAttempt& a) {
+  if (!a.ref.shared) return hosts.dispatch(a);
+  v1::Event event;
+  auto* e = event.mutable_dispatched();
+  e->set_stage(a.ref.stage);
+  e->set_map_index(a.ref.map_index);
+  e->set_attempt(a.ref.attempt);
+  *e->mutable_epoch() = a.ref.epoch;
+  Status fed = conductor.feed(a.ref.run_number, std::move(event));
+  if (!fed.ok())
+    BP_LOG(debug, "event.refused", "run={} why={}", a.ref.run_id, fed.error().message);
 }
 
-void Shell::Impl::fire(const storage::TimerRow& row) {
-  if (stopped) return;
-  const auto* run = conductor.find(row.run_id);
-  if (!run) return;
+void Shell::Impl::give_back(const std::string& lender, const std::string& stage,
+                            uint32_t map_index, const std::string& borrower) {
   v1::Event event;
-  auto* e = event.mutable_timer_fired();
-  e->set_stage(row.stage);
-  e->set_map_index(row.map_index);
-  e->mutable_epoch()->set_incarnation(run->body.incarnation());
-  e->mutable_epoch()->set_counter(row.epoch_counter);
-  e->set_kind(static_cast<v1::TimerKind>(row.kind));
-  Status fed = conductor.feed(row.run_id, std::move(event));
-  if (!fed.ok()) BP_LOG(debug, "event.refused", "run={} why={}", row.run_id, fed.error().message);
+  auto* e = event.mutable_handle_returned();
+  e->set_stage(stage);
+  e->set_map_index(map_index);
+  e->set_borrower(borrower);
+  Status fed = conductor.feed(lender, std::move(event));
+  if (!fed.ok()) BP_LOG(debug, "event.refused", "run={} why={}", lender, fed.error().message);
+}
+
+void Shell::Impl::changed(const core::RunState& run) {
+  dispatcher.changed(run);
+  clients.changed(run.run_id, true);
+}
+
+void Shell::Impl::ended(const storage::EndedRow& row) {
+  BP_LOG(debug, "run.ended", "run={} state={}", row.run_id, row.state);
+  dispatcher.ended(row.run_number);
+  nodes.forget_run(row.run_id);  // before anybody is told: an ended run has no nodes
+  clients.changed(row.run_id, true);
+  clients.run_ended(row.run_id);
+  clients.ended(row);
 }
 
 // Nodes of live runs may dial in as soon as their socket opens.
 Status Shell::Impl::admit_nodes() {
   const std::string prefix = NodeRegistry::kKeyPrefix;
-  for (const auto& [id, run] : conductor.runs()) {
-    BP_ASSIGN(auto sealed, world.store.secrets_of(id));
-    for (const auto& [name, bytes] : sealed) {
-      if (!name.starts_with(prefix)) continue;
-      auto key = box.open(id, name, bytes);
-      if (!key.ok()) return std::move(key).error();
-      nodes.admit(id, name.substr(prefix.size()), key->reveal(), /*from_journal=*/true);
+  Status status;
+  conductor.each_run([&](const core::RunState& run) {
+    if (!status.ok() || !may_have_nodes(run)) return;
+    auto sealed = world.journal.secrets_of(run.run_number);
+    if (!sealed.ok()) {
+      status = std::move(sealed).error();
+      return;
     }
-  }
-  return {};
+    for (const auto& [name, bytes] : *sealed) {
+      if (!name.starts_with(prefix)) continue;
+      auto key = box.open(run.run_id, name, bytes);
+      if (!key.ok()) {
+        status = std::move(key).error();
+        return;
+      }
+      nodes.admit(run.run_id, name.substr(prefix.size()), key->reveal(), /*from_journal=*/true);
+    }
+  });
+  return status;
 }
 
 void Shell::Impl::malformed(Channel channel, const Error& e) {
@@ -123,10 +184,17 @@ Shell::~Shell() = default;
 Status Shell::start() {
   BP_TRY(impl_->conductor.load());
   BP_TRY(impl_->admit_nodes());
-  BP_LOG(info, "journal.loaded", "live_runs={}", impl_->conductor.runs().size());
-  impl_->conductor.recover(impl_->settings.boot_id);
+  const size_t live = impl_->conductor.live_count();
+  BP_LOG(info, "journal.loaded", "live_runs={}", live);
+  impl_->dispatcher.start();
+  impl_->shared.start();
+  impl_->conductor.recover([live] {
+    if (live > 0) BP_LOG(info, "recovery.durable", "live_runs={}", live);
+  });
   return {};
 }
+
+void Shell::settle(std::function<void()> done) { impl_->conductor.settle(std::move(done)); }
 
 void Shell::stop() {
   impl_->stopped = true;
@@ -141,7 +209,9 @@ void Shell::on_message(Channel channel, const bus::Peer& peer, std::string_view 
   }
   if (channel == Channel::kStages) {
     auto m = bus::parse<v1::StageBatch>(payload);
-    return m.ok() ? impl_->hosts.on_message(peer, *m) : impl_->malformed(channel, m.error());
+    if (!m.ok()) return impl_->malformed(channel, m.error());
+    return SharedHosts::is_shared(peer.routing_id) ? impl_->shared.on_message(peer, *m)
+                                                   : impl_->hosts.on_message(peer, *m);
   }
   auto m = bus::parse<v1::NodeMessage>(payload);
   return m.ok() ? impl_->nodes.on_message(peer, *m) : impl_->malformed(channel, m.error());
@@ -151,6 +221,8 @@ void Shell::on_unreachable(Channel channel, const std::string& routing_id) {
   if (channel == Channel::kClients) impl_->clients.unreachable(routing_id);
 }
 
-const std::map<std::string, core::RunState>& Shell::runs() const { return impl_->conductor.runs(); }
+void Shell::each_run(const std::function<void(const core::RunState&)>& call) const {
+  impl_->conductor.each_run(call);
+}
 
 }  // namespace bp::shell

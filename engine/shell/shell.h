@@ -11,12 +11,11 @@
 #include "engine/shell/settings.h"
 #include "engine/shell/world.h"
 
-namespace bp::core_v1 {
+namespace bp::core {
 struct RunState;
 }
 
 namespace bp::shell {
-namespace core = ::bp::core_v1;
 
 class Shell {
  public:
@@ -32,12 +31,14 @@ class Shell {
   Status start();
   /// No more events or actions; deployments, hosts and nodes run on.
   void stop();
+  /// Puts snapshots of all runs, so that the next start is quick; `done` when they are durable.
+  void settle(std::function<void()> done);
 
   void on_message(Channel channel, const bus::Peer& peer, std::string_view payload);
   void on_unreachable(Channel channel, const std::string& routing_id);
 
   /// For tests and metrics.
-  const std::map<std::string, core::RunState>& runs() const;
+  void each_run(const std::function<void(const core::RunState&)>& call) const;
 
  private:
   struct Impl;

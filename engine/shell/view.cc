@@ -13,9 +13,9 @@ namespace {
 // Value of a named output of whichever stage has it.
 template <class Message>
 bool output(const core::RunState& run, const std::string& name, Message* out) {
-  for (const auto& [key, stage] : run.stages) {
-    auto it = stage.body.outputs().find(name);
-    if (it != stage.body.outputs().end() && out->ParseFromString(it->second)) return true;
+  for (const auto& stage : run.stages) {
+    const auto* value = stage.outputs ? core::find_value(stage.outputs, name) : nullptr;
+    if (value && !value->is_blob && out->ParseFromString(value->bytes)) return true;
   }
   return false;
 }
@@ -37,31 +37,27 @@ bool is_busy(v1::StageState s) {
 
 void add_stages(const ViewInputs& in, v1::RunView* view) {
   std::string last_done;
-  for (const auto& definition : in.run.body.workflow().stages()) {
-    for (auto it = in.run.stages.lower_bound({definition.name(), 0});
-         it != in.run.stages.end() && it->first.first == definition.name(); ++it) {
-      const auto& body = it->second.body;
-      auto* s = view->add_stages();
-      s->set_name(definition.name());
-      s->set_state(it->second.state);
-      s->set_attempt(body.attempt());
-      s->set_attempts_total(body.attempts_total());
-      s->set_generation(body.generation());
-      *s->mutable_epoch() = body.epoch();
-      s->set_started_wall_ms(body.started_wall_ms());
-      s->set_ended_wall_ms(body.ended_wall_ms());
-      if (const auto* progress = in.progress ? in.progress(it->first) : nullptr)
-        *s->mutable_progress() = *progress;
-      if (body.has_error()) *s->mutable_error() = body.error();
-      if (body.has_host()) *s->mutable_host() = body.host();
-      auto timer = in.run.timers.find({it->first, v1::TIMER_KIND_RETRY});
-      if (timer != in.run.timers.end()) {
-        s->set_retry_in_ms(std::max<int64_t>(0, timer->second.due_boot_ms - in.boot_ms));
-      }
-      if (is_busy(it->second.state) && view->current_stage().empty())
-        view->set_current_stage(definition.name());
-      if (it->second.state != v1::STAGE_STATE_PENDING) last_done = definition.name();
+  for (const auto& stage : in.run.stages) {
+    const std::string& name = in.run.stage_name(stage.key);
+    auto* s = view->add_stages();
+    s->set_name(name);
+    s->set_state(stage.state);
+    s->set_attempt(stage.attempt);
+    s->set_attempts_total(stage.attempts_total);
+    s->set_generation(stage.generation);
+    *s->mutable_epoch() = to_wire(stage.epoch);
+    s->set_started_wall_ms(stage.started_wall_ms);
+    s->set_ended_wall_ms(stage.ended_wall_ms);
+    if (const auto* progress = in.progress ? in.progress(stage) : nullptr)
+      *s->mutable_progress() = *progress;
+    if (const auto* error = stage.error()) *s->mutable_error() = *error;
+    if (const auto* process = stage.process()) *s->mutable_host() = *process;
+    if (const auto* timer = in.run.timer(stage.key, v1::TIMER_KIND_RETRY)) {
+      s->set_retry_in_ms(std::max<int64_t>(
+          0, timer->frozen ? timer->left_ms : timer->due_boot_ms - in.boot_ms));
     }
+    if (is_busy(stage.state) && view->current_stage().empty()) view->set_current_stage(name);
+    if (stage.state != v1::STAGE_STATE_PENDING) last_done = name;
   }
   if (view->current_stage().empty()) view->set_current_stage(last_done);
 }
@@ -105,22 +101,20 @@ void add_endpoints(const core::RunState& run, v1::RunView* view) {
     view->set_model(plan.model().name());
     view->set_stand_in(plan.stand_in());
   }
-  auto it = run.body.inputs().find("recipe");
-  if (it != run.body.inputs().end()) view->set_recipe_digest(sha256_hex(it->second));
-  if (view->stand_in().empty() && it != run.body.inputs().end() &&
-      recipe.ParseFromString(it->second)) {
-    auto device = run.body.options().find("device");
-    view->set_stand_in(plan::stand_in_text(
-        device == run.body.options().end() ? "cpu" : device->second, recipe.node_shape()));
+  const auto* input = run.input("recipe");
+  if (input && !input->is_blob) view->set_recipe_digest(sha256_hex(input->bytes));
+  if (view->stand_in().empty() && input && recipe.ParseFromString(input->bytes)) {
+    const std::string* device = run.option("device");
+    view->set_stand_in(plan::stand_in_text(device ? *device : "cpu", recipe.node_shape()));
     if (view->model().empty()) view->set_model(recipe.model_path());
   }
   v1::HeadReady head;
-  if (core::is_ended(run.state) || !output(run, "head", &head)) return;
+  if (core::is_ended(run.state()) || !output(run, "head", &head)) return;
   view->set_dashboard_url(head.dashboard_url());
   view->set_metrics_url(head.metrics_url());
   view->set_client_endpoint(head.client_endpoint());
   v1::EndpointReady endpoint;
-  if (run.state == v1::RUN_STATE_SERVING && output(run, "endpoint", &endpoint))
+  if (run.state() == v1::RUN_STATE_SERVING && output(run, "endpoint", &endpoint))
     view->set_endpoint(endpoint.url());
 }
 
@@ -131,20 +125,31 @@ v1::RunView make_view(const ViewInputs& in) {
   v1::RunView view;
   view.set_id(run.run_id);
   view.set_name(run.name);
-  view.set_state(run.state);
-  view.mutable_epoch()->set_incarnation(run.body.incarnation());
-  view.mutable_epoch()->set_counter(run.epoch_counter);
-  view.set_created_wall_ms(run.created_wall_ms);
-  view.set_updated_wall_ms(run.updated_wall_ms);
-  view.set_serving_wall_ms(run.body.first_serving_wall_ms());
-  if (run.body.has_error()) *view.mutable_error() = run.body.error();
-  *view.mutable_survivors() = run.body.survivors();
-  view.set_recoveries(run.body.rewinds_total());
-  view.set_waiting_for(core::who_must_act_next(run));
-  view.set_last_event(run.body.last_run_seq());
+  view.set_state(run.state());
+  view.mutable_epoch()->set_incarnation(run.n.incarnation);
+  view.mutable_epoch()->set_counter(run.n.epoch_counter);
+  view.set_created_wall_ms(run.n.created_wall_ms);
+  view.set_updated_wall_ms(run.n.updated_wall_ms);
+  view.set_serving_wall_ms(run.n.first_serving_wall_ms);
+  if (const auto* error = run.error()) *view.mutable_error() = *error;
+  for (const auto& survivor : run.rarely().survivors) view.add_survivors(survivor);
+  view.set_recoveries(run.n.rewinds_total);
+  view.set_waiting_for(core::why(run));
+  view.set_last_event(run.n.run_seq);
   add_stages(in, &view);
   add_nodes(in, &view);
   add_endpoints(run, &view);
+  return view;
+}
+
+v1::RunView make_view(const storage::EndedRow& row) {
+  v1::RunView view;
+  view.set_id(row.run_id);
+  view.set_name(row.name);
+  view.set_state(static_cast<v1::RunState>(row.state));
+  view.set_created_wall_ms(row.created_wall_ms);
+  view.set_updated_wall_ms(row.ended_wall_ms);
+  if (!row.error_code.empty()) view.mutable_error()->set_code(row.error_code);
   return view;
 }
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "bp/v1/control.pb.h"
-#include "engine/core_v1/core.h"
+#include "engine/core/core.h"
 #include "engine/shell/nodes.h"
 
 namespace bp::shell {
@@ -12,10 +12,12 @@ namespace bp::shell {
 struct ViewInputs {
   const core::RunState& run;
   std::vector<const Node*> nodes;
-  std::function<const v1::Progress*(const core::StageKey&)> progress;
+  std::function<const v1::Progress*(const core::StageInstance&)> progress;
   int64_t boot_ms = 0;
 };
 v1::RunView make_view(const ViewInputs& in);
+/// What a list shows of a run that has ended.
+v1::RunView make_view(const storage::EndedRow& row);
 
 /// Text of a RunState for people: "serving".
 std::string state_text(v1::RunState state);

@@ -1,6 +1,7 @@
 // Between our types and their protobuf forms.
 #pragma once
 #include "bp/v1/common.pb.h"
+#include "engine/base/epoch.h"
 #include "engine/base/error.h"
 #include "engine/base/process.h"
 
@@ -22,6 +23,15 @@ inline v1::ProcessIdentity to_wire(const ProcessId& p) {
 }
 inline ProcessId from_wire(const v1::ProcessIdentity& p) {
   return ProcessId{p.pid(), p.start_ticks(), p.boot_id()};
+}
+inline v1::Epoch to_wire(const Epoch& e) {
+  v1::Epoch out;
+  out.set_incarnation(e.incarnation);
+  out.set_counter(e.counter);
+  return out;
+}
+inline bool same_epoch(const v1::Epoch& a, const Epoch& b) {
+  return a.incarnation() == b.incarnation && a.counter() == b.counter;
 }
 inline bool same_epoch(const v1::Epoch& a, const v1::Epoch& b) {
   return a.incarnation() == b.incarnation() && a.counter() == b.counter();

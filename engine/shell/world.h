@@ -14,7 +14,7 @@
 #include "engine/base/process.h"
 #include "engine/base/result.h"
 #include "engine/bus/bus.h"
-#include "storage/store.h"
+#include "storage/journal.h"
 
 namespace bp::shell {
 
@@ -88,7 +88,7 @@ struct World {
   Executor& executor;
   Clock& clock;
   Random& random;
-  storage::Store& store;
+  storage::Journal& journal;
   Transport& transport;
   Processes& processes;
   StageLogs& logs;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "engine/base/log.h"
+#include "engine/shell/conductor.h"
 #include "tests/sim/world.h"
 
 using namespace bp;
@@ -76,19 +77,21 @@ void troubled_time(World& w, int64_t until, double crash_chance) {
 
 void must_hold(World& w) {
   for (const auto& v : w.violations) FAIL_CHECK(v);
-  auto wrong = w.journal.check();
+  auto wrong = w.journal.check({});
   REQUIRE(wrong.ok());
   for (const auto& v : *wrong) FAIL_CHECK(v);
 }
 
 std::string account(World& w, const std::string& id) {
   std::string text;
-  auto events = w.journal.events_of(id, 0, 100'000);
-  if (!events.ok()) return text;
-  const size_t from = events->size() > 25 ? events->size() - 25 : 0;
-  for (size_t i = from; i < events->size(); ++i) {
+  std::vector<storage::Entry> events;
+  for (auto& e : w.entries()) {
+    if (e.run_number == shell::number_of_id(id)) events.push_back(std::move(e));
+  }
+  const size_t from = events.size() > 25 ? events.size() - 25 : 0;
+  for (size_t i = from; i < events.size(); ++i) {
     v1::Event e;
-    if (!e.ParseFromString((*events)[i].body)) continue;
+    if (!e.ParseFromString(events[i].body)) continue;
     e.set_wall_ms(0);
     if (e.has_submitted()) e.mutable_submitted()->Clear();
     text += e.ShortDebugString() + "\n";
@@ -145,7 +148,8 @@ TEST_CASE("the same seed gives the same history") {
     submit(w, "alpha");
     troubled_time(w, w.time.now + 10'000, 0.25);
     std::string all;
-    for (const auto& e : w.journal.events()) all += e.run_id + e.type + e.body;
+    for (const auto& e : w.entries())
+      all += std::to_string(e.run_number) + "/" + std::to_string(e.type) + e.body;
     return all;
   };
   const std::string first = history();
@@ -208,7 +212,7 @@ TEST_CASE("an answer is given only for what is durable, and a repeated submit fi
     w.crash_daemon();
     w.run_for(10);
     const bool acknowledged = !w.replies(first).empty();
-    if (acknowledged) CHECK(w.journal.find_run("epsilon").ok());
+    if (acknowledged) CHECK(w.runs_named("epsilon") == 1);
     w.start_daemon();
     const uint64_t second = w.ask(r);
     REQUIRE(w.run_until([&] { return !w.replies(second).empty(); }, 2'000));
@@ -217,7 +221,8 @@ TEST_CASE("an answer is given only for what is durable, and a repeated submit fi
       CHECK(w.replies(second)[0].submitted().existed());
       CHECK(w.replies(second)[0].submitted().run_id() == w.replies(first)[0].submitted().run_id());
     }
-    CHECK(w.journal.list_runs(true, 10)->size() == 1);
+    w.run_for(10);
+    CHECK(w.runs_named("epsilon") == 1);
   }
 }
 
@@ -226,8 +231,8 @@ TEST_CASE("no secret of a recipe is in the journal's events or rows") {
   w.start_daemon();
   const std::string id = submit(w, "zeta");
   w.run_for(3'000);
-  for (const auto& e : w.journal.events()) CHECK(e.body.find("secret-token") == std::string::npos);
-  auto secrets = w.journal.secrets_of(id);
+  for (const auto& e : w.entries()) CHECK(e.body.find("secret-token") == std::string::npos);
+  auto secrets = w.journal.secrets_of(shell::number_of_id(id));
   REQUIRE(secrets.ok());
   REQUIRE(secrets->count("par-0") == 1);
   CHECK(secrets->at("par-0").find("secret-token") == std::string::npos);
@@ -239,8 +244,9 @@ TEST_CASE("garbage on any channel changes nothing") {
   const std::string id = submit(w, "eta");
   REQUIRE(w.run_until([&] { return w.state_of(id) == v1::RUN_STATE_SERVING; }, 60'000));
   auto changes = [&] {  // checkpoints go on
-    return std::count_if(w.journal.events().begin(), w.journal.events().end(),
-                         [](const auto& e) { return e.type != "checkpointed"; });
+    const auto all = w.entries();
+    return std::count_if(all.begin(), all.end(),
+                         [](const auto& e) { return e.type != v1::Event::kCheckpointed; });
   };
   const auto before = changes();
   for (auto channel : {shell::Channel::kClients, shell::Channel::kStages, shell::Channel::kNodes}) {

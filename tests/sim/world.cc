@@ -1,6 +1,7 @@
 #include <algorithm>
 
-#include "engine/core_v1/core.h"
+#include "engine/core/core.h"
+#include "engine/shell/conductor.h"
 #include "tests/sim/host.h"
 
 namespace bp::sim {
@@ -63,51 +64,65 @@ class World::SimRandom final : public shell::Random {
 };
 
 // Commits take a while; a crash keeps any number of the first ones and loses the rest.
-class World::SimStore final : public storage::Store {
+class World::SimJournal final : public storage::Journal {
  public:
-  explicit SimStore(World& w) : w_(w) {}
-  void commit(storage::Batch batch, std::function<void(Status)> done) override {
-    waiting_.push_back({std::move(batch), std::move(done)});
+  explicit SimJournal(World& w) : w_(w) {}
+  void commit(storage::Commit c, std::function<void(Status)> done) override {
+    waiting_.push_back({std::move(c), std::move(done)});
     w_.time.in(w_.time.pick(0, 3), [this, alive = alive_] {
       if (!*alive || waiting_.empty()) return;
-      auto [b, d] = std::move(waiting_.front());
+      auto [commit, d] = std::move(waiting_.front());
       waiting_.pop_front();
-      w_.journal.commit(std::move(b), std::move(d));
+      w_.journal.commit(std::move(commit), std::move(d));
     });
   }
   void crash() {
     *alive_ = false;
-    for (auto& [batch, done] : waiting_) {
+    for (auto& [commit, done] : waiting_) {
       if (w_.time.chance(0.5)) break;
-      w_.journal.commit(std::move(batch), [](Status) {});
+      w_.journal.commit(std::move(commit), [](Status) {});
     }
   }
-  Result<storage::LiveState> load_live() override { return w_.journal.load_live(); }
-  Result<storage::RunRow> find_run(const std::string& id) override {
-    return w_.journal.find_run(id);
+  Result<storage::Recovered> recover() override { return w_.journal.recover(); }
+  Status read_log(uint64_t from, uint64_t to,
+                  const std::function<Status(const storage::LogRecord&)>& each) override {
+    return w_.journal.read_log(from, to, each);
   }
-  Result<std::optional<storage::RunRow>> find_idempotency_key(const std::string& key) override {
-    return w_.journal.find_idempotency_key(key);
+  Result<std::vector<storage::Entry>> history(uint64_t run, uint64_t last_commit,
+                                              uint64_t after) override {
+    return w_.journal.history(run, last_commit, after);
   }
-  Result<std::vector<storage::RunRow>> list_runs(bool all, uint32_t limit) override {
-    return w_.journal.list_runs(all, limit);
+  uint64_t searchable_up_to() override {  // lags behind
+    const uint64_t last = w_.journal.searchable_up_to();
+    return last - std::min<uint64_t>(last, 5);
   }
-  Result<std::vector<storage::StageRow>> stages_of(const std::string& id) override {
-    return w_.journal.stages_of(id);
+  Result<std::vector<storage::EndedRow>> ended(const storage::EndedQuery& query) override {
+    return w_.journal.ended(query);
   }
-  Result<std::vector<storage::EventRow>> events_of(const std::string& id, uint64_t after,
-                                                   uint32_t limit) override {
-    return w_.journal.events_of(id, after, limit);
+  Result<std::optional<storage::EndedRow>> ended_by_number(uint64_t run) override {
+    return w_.journal.ended_by_number(run);
   }
-  Result<std::map<std::string, std::string>> secrets_of(const std::string& id) override {
-    return w_.journal.secrets_of(id);
+  Result<std::optional<storage::EndedRow>> ended_by_key(const std::string& key) override {
+    return w_.journal.ended_by_key(key);
   }
-  Result<std::vector<std::string>> check() override { return w_.journal.check(); }
+  Result<std::map<int, uint64_t>> ended_counts() override { return w_.journal.ended_counts(); }
+  Result<std::optional<uint64_t>> number_of_old_id(const std::string& id) override {
+    return w_.journal.number_of_old_id(id);
+  }
+  Result<std::map<std::string, std::string>> secrets_of(uint64_t run) override {
+    return w_.journal.secrets_of(run);
+  }
+  Result<std::optional<std::string>> blob(const std::string& hash) override {
+    return w_.journal.blob(hash);
+  }
+  Result<std::vector<std::string>> check(const storage::CheckOptions& options) override {
+    return w_.journal.check(options);
+  }
 
  private:
   World& w_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
-  std::deque<std::pair<storage::Batch, std::function<void(Status)>>> waiting_;
+  std::deque<std::pair<storage::Commit, std::function<void(Status)>>> waiting_;
 };
 
 class World::SimTransport final : public shell::Transport {
@@ -196,11 +211,11 @@ class World::SimLogs final : public shell::StageLogs {
 
 struct World::Daemon {
   explicit Daemon(World& w)
-      : clock(w), executor(w), random(w), store(w), transport(w), processes(w) {}
+      : clock(w), executor(w), random(w), journal(w), transport(w), processes(w) {}
   SimClock clock;
   SimExecutor executor;
   SimRandom random;
-  SimStore store;
+  SimJournal journal;
   SimTransport transport;
   SimProcesses processes;
   SimLogs logs;
@@ -221,7 +236,7 @@ void World::start_daemon() {
   s.secrets_key = Secret(std::string(32, 'k'));
   s.workflows["default"] = three_stages();
   daemon_->shell = std::make_unique<shell::Shell>(
-      shell::World{daemon_->executor, daemon_->clock, daemon_->random, daemon_->store,
+      shell::World{daemon_->executor, daemon_->clock, daemon_->random, daemon_->journal,
                    daemon_->transport, daemon_->processes, daemon_->logs},
       s,
       shell::Shell::Hooks{
@@ -238,7 +253,7 @@ void World::crash_daemon() {
   if (!daemon_) return;
   ++crashes;
   daemon_->executor.kill();
-  daemon_->store.crash();
+  daemon_->journal.crash();
   for (auto& [id, host] : hosts_) host->watcher = nullptr;
   shell_ = nullptr;
   daemon_->shell.reset();
@@ -277,8 +292,36 @@ uint64_t World::ask(v1::ClientRequest request) {
 }
 
 v1::RunState World::state_of(const std::string& id) {
-  auto row = journal.find_run(id);
-  return row.ok() ? static_cast<v1::RunState>(row->state) : v1::RUN_STATE_UNSPECIFIED;
+  v1::RunState state = v1::RUN_STATE_UNSPECIFIED;
+  auto ended = journal.ended_by_number(shell::number_of_id(id));
+  if (ended.ok() && ended->has_value()) state = static_cast<v1::RunState>((*ended)->state);
+  if (shell_) {
+    shell_->each_run([&](const core::RunState& run) {
+      if (run.run_id == id) state = run.state();
+    });
+  }
+  return state;
+}
+
+std::vector<storage::Entry> World::entries() {
+  std::vector<storage::Entry> all;
+  if (journal.last() == 0) return all;
+  Status read = journal.read_log(1, journal.last(), [&](const storage::LogRecord& record) {
+    all.insert(all.end(), record.entries.begin(), record.entries.end());
+    return Status{};
+  });
+  if (!read.ok()) violations.push_back("log: " + read.error().to_string());
+  return all;
+}
+
+size_t World::runs_named(const std::string& name) {
+  size_t n = 0;
+  for (const auto& entry : entries()) {
+    v1::Event event;
+    n += event.ParseFromString(entry.body) && event.has_submitted() &&
+         event.submitted().name() == name;
+  }
+  return n;
 }
 
 size_t World::living_hosts() const {

@@ -16,7 +16,7 @@
 #include "bp/v1/stage.pb.h"
 #include "engine/shell/shell.h"
 #include "engine/shell/world.h"
-#include "storage/memory_store.h"
+#include "storage/memory_journal.h"
 
 namespace bp::sim {
 
@@ -75,10 +75,14 @@ class World {
   const std::vector<v1::ClientReply>& replies(uint64_t id) { return replies_[id]; }
 
   v1::RunState state_of(const std::string& id);
+  /// Everything durable, in order.
+  std::vector<storage::Entry> entries();
+  /// Durable runs of this name.
+  size_t runs_named(const std::string& name);
   size_t living_hosts() const;
 
   Scheduler time;
-  storage::MemoryStore journal;
+  storage::MemoryJournal journal;
   Behaviour behaviour;
   std::vector<std::string> violations;
   uint64_t attempts_begun = 0, hosts_started = 0, crashes = 0;
@@ -88,7 +92,7 @@ class World {
   class SimExecutor;
   class SimClock;
   class SimRandom;
-  class SimStore;
+  class SimJournal;
   class SimTransport;
   class SimProcesses;
   class SimLogs;

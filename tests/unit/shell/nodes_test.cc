@@ -6,7 +6,7 @@
 #include <map>
 
 #include "engine/base/limits.h"
-#include "storage/memory_store.h"
+#include "storage/memory_journal.h"
 
 using namespace bp;
 using namespace bp::shell;
@@ -41,7 +41,7 @@ struct FakeTime final : Executor, Clock {
 
 struct FakeWorld final : Random, Transport, Processes, StageLogs {
   FakeTime time;
-  storage::MemoryStore store;
+  storage::MemoryJournal store;
   World world{time, time, *this, store, *this, *this, *this};
   std::map<std::string, std::string> keys;
   std::vector<std::pair<std::string, v1::NodeMessage>> sent;
