@@ -33,6 +33,22 @@ TEST_CASE("core: a stage waits for its signal, sent before or while it waits, in
   CHECK(d.at("end") == v1::STAGE_STATE_QUEUED);
 }
 
+TEST_CASE("core: signals that came early are taken in the order in which they came") {
+  Driver d;
+  d.submit(workflow_of({stage_def("first"), signal_def("one", "go", {"first"}),
+                        signal_def("two", "go", {"one"}), stage_def("end", {"two"})}));
+  d.start("first");
+  d.signal("go", "1");
+  d.signal("on", "x");
+  d.signal("go", "2");
+  d.succeed("first");
+  CHECK(d.stage("one").outputs->front().bytes == "1");
+  CHECK(d.stage("two").outputs->front().bytes == "2");
+  CHECK(d.at("end") == v1::STAGE_STATE_QUEUED);
+  REQUIRE(d.state.rarely().signals.size() == 1);
+  CHECK(d.state.rarely().signals[0].name == "on");
+}
+
 TEST_CASE("core: signals are bounded and refused, never dropped") {
   Driver d;
   d.submit();
