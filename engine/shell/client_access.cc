@@ -23,8 +23,9 @@ Result<v1::Access> ClientApi::access_of(const std::string& id_or_name) {
   const auto* run = conductor_.find_live(id_or_name);
   if (!run) {
     BP_ASSIGN(auto ended, conductor_.find_ended(id_or_name));
-    return Error{
-        ErrorCode::kUnavailable, ended.name + " has ended: " + state_text(static_cast<v1::RunState>(ended.state)), {}};
+    return Error{ErrorCode::kUnavailable,
+                 ended.name + " has ended: " + state_text(static_cast<v1::RunState>(ended.state)),
+                 {}};
   }
   BP_ASSIGN(v1::HeadReady head, head_of(*run));
   BP_ASSIGN(auto sealed, world_.journal.secrets_of(run->run_number));

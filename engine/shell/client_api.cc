@@ -1,6 +1,7 @@
 #include "engine/shell/client_api.h"
 
 #include "engine/base/log.h"
+#include "engine/shell/run_filter.h"
 #include "engine/shell/view.h"
 #include "engine/shell/wire.h"
 
@@ -11,7 +12,8 @@ constexpr size_t kStreamsMax = 1'000;
 }  // namespace
 
 ClientApi::ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts,
-                     SharedHosts& shared, NodeRegistry& nodes, const SecretBox& box, Hooks hooks)
+                     SharedHosts& shared, NodeRegistry& nodes, const SecretBox& box,
+                     WorkflowRegistry& workflows, EngineApi& engine, Hooks hooks)
     : world_(world),
       settings_(settings),
       conductor_(conductor),
@@ -19,13 +21,10 @@ ClientApi::ClientApi(World& world, const Settings& settings, Conductor& conducto
       shared_(shared),
       nodes_(nodes),
       box_(box),
+      workflows_(workflows),
+      engine_(engine),
       hooks_(std::move(hooks)),
-      started_wall_ms_(world.clock.wall_ms()) {
-  for (const auto& [name, definition] : settings.workflows) {
-    auto workflow = conductor.workflows().add(definition, /*check=*/false);
-    if (workflow.ok()) workflows_[name] = std::move(workflow).value();
-  }
-}
+      started_wall_ms_(world.clock.wall_ms()) {}
 
 ClientApi::~ClientApi() {
   *alive_ = false;
@@ -91,10 +90,15 @@ void ClientApi::on_request(const bus::Peer& peer, const v1::ClientRequest& m) {
       reply(to, std::move(r));
       return hooks_.shutdown();
     }
-    default:
+    default: {
+      const auto answer = [this, alive = alive_, to](v1::ClientReply r, bool final) {
+        if (*alive) reply(to, std::move(r), final);
+      };
+      if (engine_.handle(m, peer.user, answer)) return;
       return fail(
           to,
           Error{ErrorCode::kProtocol, "the request asks for nothing that this daemon knows", {}});
+    }
   }
 }
 
@@ -145,34 +149,60 @@ Result<v1::RunView> ClientApi::view(const std::string& id_or_name) {
 
 void ClientApi::list(const Asker& to, const v1::ListRuns& m) {
   conductor_.after_durable([this, to, m] {
-    const uint32_t limit = m.limit() == 0 ? 1000 : std::min(m.limit(), 10'000u);
-    std::vector<const core::RunState*> live;
-    conductor_.each_run([&](const core::RunState& run) {
-      if (!core::is_ended(run.state())) live.push_back(&run);
-    });
     v1::ClientReply r;
-    auto* runs = r.mutable_list();
-    for (size_t i = live.size(); i > 0 && live.size() - i < limit; --i)
-      *runs->add_runs() = view_of(*live[i - 1]);
-    if (m.all() && live.size() < limit) {
-      storage::EndedQuery query;
-      query.limit = limit - static_cast<uint32_t>(live.size());
-      auto ended = conductor_.ended(query);
-      if (!ended.ok()) return fail(to, ended.error());
-      for (const auto& row : *ended) *runs->add_runs() = make_view(row);
-    }
+    Status listed = list_into(m, r.mutable_list());
+    if (!listed.ok()) return fail(to, listed.error());
     reply(to, std::move(r));
   });
 }
 
+// Live runs first, then ended ones, each newest first; a page goes on below the last run number.
+Status ClientApi::list_into(const v1::ListRuns& m, v1::RunList* list) {
+  const uint32_t limit = m.limit() == 0 ? 1000 : std::min(m.limit(), 10'000u);
+  std::vector<const core::RunState*> live;
+  std::map<int, uint64_t> counts;
+  conductor_.each_run([&](const core::RunState& run) {
+    if (core::is_ended(run.state())) return;
+    ++counts[run.state()];
+    if (m.before_run_number() == 0 && matches(m.filter(), run)) live.push_back(&run);
+  });
+  for (size_t i = live.size(); i > 0 && live.size() - i < limit; --i)
+    *list->add_runs() = view_of(*live[i - 1]);
+  if (m.all()) {
+    BP_ASSIGN(auto ended, world_.journal.ended_counts());
+    for (const auto& [state, n] : ended) counts[state] += n;
+  }
+  for (const auto& [state, n] : counts) {
+    auto* c = list->add_counts();
+    c->set_state(v1::RunState(state));
+    c->set_count(n);
+  }
+  if (!m.all() || !may_match_ended(m.filter()) || live.size() >= limit) return {};
+  storage::EndedQuery query = ended_query(m.filter());
+  query.before_run_number = m.before_run_number();
+  query.limit = limit - static_cast<uint32_t>(live.size());
+  BP_ASSIGN(auto rows, conductor_.ended(query));
+  for (const auto& row : rows) *list->add_runs() = make_view(row);
+  if (rows.size() == query.limit) list->set_next_before_run_number(rows.back().run_number);
+  return {};
+}
+
 void ClientApi::show(const Asker& to, const v1::ShowRun& m) {
-  conductor_.after_durable([this, to, id = m.id()] {
-    auto v = view(id);
+  conductor_.after_durable([this, to, m] {
+    const Moment moment{m.at_event(), m.at_wall_ms()};
+    auto v = moment.event == 0 && moment.wall_ms == 0 ? view(m.id()) : view_then(m.id(), moment);
     if (!v.ok()) return fail(to, v.error());
     v1::ClientReply r;
     *r.mutable_run() = std::move(v).value();
     reply(to, std::move(r));
   });
+}
+
+// Nodes and progress are not on record: what is shown of then is what the core knew.
+Result<v1::RunView> ClientApi::view_then(const std::string& id, Moment moment) {
+  BP_ASSIGN(auto run, engine_.state(id, moment));
+  return make_view(ViewInputs{
+      run, {}, [](const core::StageInstance&) { return nullptr; }, run.n.updated_boot_ms});
 }
 
 void ClientApi::watch(const Asker& to, const v1::WatchRun& m) {

@@ -9,6 +9,7 @@
 #include "bp/v1/control.pb.h"
 #include "engine/shell/admission.h"
 #include "engine/shell/conductor.h"
+#include "engine/shell/engine_api.h"
 #include "engine/shell/hosts.h"
 #include "engine/shell/nodes.h"
 #include "engine/shell/secret_box.h"
@@ -28,9 +29,14 @@ class ClientApi {
     std::function<std::vector<v1::DoctorFinding>()> machine_findings;
   };
   ClientApi(World& world, const Settings& settings, Conductor& conductor, Hosts& hosts,
-            SharedHosts& shared, NodeRegistry& nodes, const SecretBox& box, Hooks hooks);
+            SharedHosts& shared, NodeRegistry& nodes, const SecretBox& box,
+            WorkflowRegistry& workflows, EngineApi& engine, Hooks hooks);
   ~ClientApi();
 
+  /// Starts a run; `schedule` is on record, `extra` (may be empty) goes into its commit. An empty
+  /// run_id: refused.
+  v1::SubmittedRun start_run(const std::string& by, const v1::NewRun& m,
+                             const std::string& schedule, const Schedules::Hooks::AddExtra& extra);
   void on_request(const bus::Peer& peer, const v1::ClientRequest& request);
   /// The run changed: watchers get a view soon, or now when `at_once`.
   void changed(const std::string& run_id, bool at_once);
@@ -65,7 +71,6 @@ class ClientApi {
   void submit(const Asker& to, const bus::Peer& peer, const v1::Submit& m);
   bool answer_existing(const Asker& to, const v1::Submit& m, const v1::Recipe& recipe);
   void submit_runs(const Asker& to, const bus::Peer& peer, const v1::SubmitRuns& m);
-  v1::SubmittedRun submit_run(const bus::Peer& peer, const v1::NewRun& m);
   Result<bool> existing_run(const v1::NewRun& m, v1::SubmittedRun* out) const;
   void watch_ends(const Asker& to, const v1::WatchEnds& m);
   void tell_end(const Asker& to, const v1::RunEnd& end);
@@ -73,6 +78,7 @@ class ClientApi {
   void tell_ends();
   void plan(const Asker& to, const v1::PlanQuery& m);
   void list(const Asker& to, const v1::ListRuns& m);
+  Status list_into(const v1::ListRuns& m, v1::RunList* list);
   void show(const Asker& to, const v1::ShowRun& m);
   void watch(const Asker& to, const v1::WatchRun& m);
   void logs(const Asker& to, const v1::ReadStageLog& m);
@@ -87,6 +93,7 @@ class ClientApi {
   std::vector<std::string> replay();
 
   Result<v1::RunView> view(const std::string& id_or_name);
+  Result<v1::RunView> view_then(const std::string& id_or_name, Moment moment);
   v1::RunView view_of(const core::RunState& run);
   const v1::Progress* progress_of(const core::RunState& run,
                                   const core::StageInstance& stage) const;
@@ -108,6 +115,8 @@ class ClientApi {
   SharedHosts& shared_;
   NodeRegistry& nodes_;
   const SecretBox& box_;
+  WorkflowRegistry& workflows_;
+  EngineApi& engine_;
   Hooks hooks_;
   /// Who waits for ends, and what is to be told at the end of this turn.
   struct Ends {
@@ -115,7 +124,6 @@ class ClientApi {
     size_t left = 0;  // runs that it still waits for
     v1::ClientReply pending;
   };
-  std::map<std::string, core::Workflow::Ptr> workflows_;  // installed, by name
   std::map<Asker, Ends> ends_;
   std::unordered_map<uint64_t, std::vector<Asker>> ends_of_;  // by run number
   bool ends_posted_ = false;

@@ -27,8 +27,7 @@ void ClientApi::cancel(const Asker& to, const bus::Peer& peer, const v1::CancelR
       return fail(
           to,
           Error{ErrorCode::kConflict,
-                ended->name + " has ended: " +
-                    state_text(static_cast<v1::RunState>(ended->state)),
+                ended->name + " has ended: " + state_text(static_cast<v1::RunState>(ended->state)),
                 {}});
     }
     v1::Event event;
@@ -85,8 +84,7 @@ void ClientApi::retry(const Asker& to, const bus::Peer& peer, const v1::RetryRun
     if (m.idempotency_key().size() > limits::kNameBytes) {
       return fail(to, Error{ErrorCode::kInvalidArgument, "the idempotency key is too long", {}});
     }
-    if (!m.idempotency_key().empty() && same_retry(id, m.idempotency_key()))
-      return accept(to, id);
+    if (!m.idempotency_key().empty() && same_retry(id, m.idempotency_key())) return accept(to, id);
     if (Status revived = conductor_.revive(id); !revived.ok()) return fail(to, revived.error());
     v1::Event event;
     event.mutable_retry_requested()->set_by(user);

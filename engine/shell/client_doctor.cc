@@ -104,10 +104,9 @@ void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
       std::string remedy = run.state() == v1::RUN_STATE_NEEDS_HUMAN
                                ? std::string(error_remedy(ErrorCode::kNeedsHuman))
                                : std::string();
-      all.push_back(
-          finding(level, "deployment",
-                  run.name + " is " + state_text(run.state()) + ". " + core::why(run),
-                  remedy, id));
+      all.push_back(finding(level, "deployment",
+                            run.name + " is " + state_text(run.state()) + ". " + core::why(run),
+                            remedy, id));
       for (auto& f : processes_of(run)) all.push_back(std::move(f));
       for (const Node* node : nodes_.nodes_of(id)) {
         if (node->state != NodeState::kUp) {

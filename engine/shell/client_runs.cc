@@ -48,10 +48,10 @@ Result<bool> ClientApi::existing_run(const v1::NewRun& m, v1::SubmittedRun* out)
   if (m.idempotency_key().empty()) return false;
   BP_ASSIGN(auto row, conductor_.find_key(m.idempotency_key()));
   if (!row) return false;
-  if (row->workflow != m.workflow()) {
-    *out = refused(ErrorCode::kConflict,
-                   "idempotency key \"" + m.idempotency_key() + "\" was used for workflow " +
-                       row->workflow + ", by " + row->run_id);
+  if (row->workflow != (m.workflow().empty() ? "default" : m.workflow())) {
+    *out = refused(ErrorCode::kConflict, "idempotency key \"" + m.idempotency_key() +
+                                             "\" was used for workflow " + row->workflow + ", by " +
+                                             row->run_id);
     return true;
   }
   out->set_run_id(row->run_id);
@@ -59,31 +59,36 @@ Result<bool> ClientApi::existing_run(const v1::NewRun& m, v1::SubmittedRun* out)
   return true;
 }
 
-v1::SubmittedRun ClientApi::submit_run(const bus::Peer& peer, const v1::NewRun& m) {
+v1::SubmittedRun ClientApi::start_run(const std::string& by, const v1::NewRun& m,
+                                      const std::string& schedule,
+                                      const Schedules::Hooks::AddExtra& add_extra) {
   v1::SubmittedRun out;
-  auto workflow = workflows_.find(m.workflow());
-  if (workflow == workflows_.end())
-    return refused(ErrorCode::kNotFound, "no workflow \"" + m.workflow().substr(0, 64) + "\"");
-  if (std::string fault = first_fault(m, workflow->second->definition()); !fault.empty())
+  auto workflow = workflows_.find(m.workflow(), m.workflow_version());
+  if (!workflow.ok()) return refused(workflow.error().code, workflow.error().message);
+  if (std::string fault = first_fault(m, (*workflow)->definition()); !fault.empty())
     return refused(ErrorCode::kInvalidArgument, std::move(fault));
   auto existed = existing_run(m, &out);
   if (!existed.ok()) return refused(existed.error().code, existed.error().message);
-  if (*existed) return out;
-  if (!admission_.admit(conductor_.active_count(), conductor_.live_count(),
-                        world_.clock.boot_ms(), conductor_.counters().runs_ended)) {
+  if (*existed) {
+    if (add_extra) conductor_.write(add_extra(out.run_id()), [] {});
+    return out;
+  }
+  if (!admission_.admit(conductor_.active_count(), conductor_.live_count(), world_.clock.boot_ms(),
+                        conductor_.counters().runs_ended)) {
     return refused(ErrorCode::kOverloaded, {});
   }
   v1::RunSubmitted s;
   s.set_run_id(conductor_.next_run_id());
   s.set_name(m.name());
   s.set_idempotency_key(m.idempotency_key());
-  s.set_submitter(peer.user);
+  s.set_submitter(by);
+  s.set_schedule(schedule);
   s.set_priority(m.priority());
   s.set_start_after_ms(m.start_after_ms());
   *s.mutable_options() = m.options();
   *s.mutable_labels() = m.labels();
   *s.mutable_limit_keys() = m.limit_keys();
-  Extra extra;
+  Extra extra = add_extra ? add_extra(s.run_id()) : Extra{};
   for (const auto& [name, bytes] : m.inputs()) {
     if (bytes.size() <= limits::kInlinePayloadBytes) {
       (*s.mutable_inputs())[name] = bytes;
@@ -94,11 +99,11 @@ v1::SubmittedRun ClientApi::submit_run(const bus::Peer& peer, const v1::NewRun& 
     extra.blobs[hash] = bytes;
   }
   for (const auto& [name, bytes] : m.secrets()) {
-    extra.secrets.push_back({conductor_.next_run_number(), name,
-                             box_.seal(s.run_id(), name, Secret(bytes))});
+    extra.secrets.push_back(
+        {conductor_.next_run_number(), name, box_.seal(s.run_id(), name, Secret(bytes))});
   }
   out.set_run_id(s.run_id());
-  Status done = conductor_.submit(std::move(s), workflow->second, {}, std::move(extra));
+  Status done = conductor_.submit(std::move(s), *workflow, {}, std::move(extra));
   return done.ok() ? out : refused(done.error().code, done.error().message);
 }
 
@@ -115,7 +120,7 @@ void ClientApi::submit_runs(const Asker& to, const bus::Peer& peer, const v1::Su
   Ends ends;
   for (const auto& run : m.runs()) {
     auto* one = all->add_runs();
-    *one = submit_run(peer, run);
+    *one = start_run(peer.user, run, {}, {});
     overloaded |= one->error_code() == error_name(ErrorCode::kOverloaded);
     if (!m.tell_ends() || one->run_id().empty()) continue;
     ++ends.left;

@@ -38,7 +38,7 @@ void ClientApi::plan(const Asker& to, const v1::PlanQuery& m) {
   }
   *out->mutable_plan() =
       plan::outline_plan(parsed->recipe, m.provider().empty() ? settings_.provider : m.provider(),
-              m.device().empty() ? settings_.device : m.device());
+                         m.device().empty() ? settings_.device : m.device());
   out->set_text(plan::format_plan(parsed->recipe, out->plan()));
   reply(to, std::move(r));
 }
@@ -99,15 +99,8 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
     return reply(to, std::move(r));
   }
   if (answer_existing(to, m, parsed->recipe)) return;
-  const std::string workflow = m.workflow().empty() ? "default" : m.workflow();
-  auto definition = workflows_.find(workflow);
-  if (definition == workflows_.end()) {
-    std::string known;
-    for (const auto& [name, w] : workflows_) known += (known.empty() ? "" : ", ") + name;
-    return fail(
-        to,
-        Error{ErrorCode::kNotFound, "no workflow \"" + workflow + "\"; installed: " + known, {}});
-  }
+  auto workflow = workflows_.find(m.workflow(), 0);
+  if (!workflow.ok()) return fail(to, workflow.error());
   const std::string& name = parsed->recipe.canonical_name();
   if (const auto* run = conductor_.find_live(name)) {
     return fail(
@@ -125,7 +118,8 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
   s.set_submitter(peer.user);
   Extra extra;
   for (const auto& [secret, value] : parsed->secrets) {
-    extra.secrets.push_back({conductor_.next_run_number(), secret, box_.seal(s.run_id(), secret, value)});
+    extra.secrets.push_back(
+        {conductor_.next_run_number(), secret, box_.seal(s.run_id(), secret, value)});
   }
   v1::ClientReply r;
   r.mutable_submitted()->set_run_id(s.run_id());
@@ -135,7 +129,7 @@ void ClientApi::submit(const Asker& to, const bus::Peer& peer, const v1::Submit&
   BP_LOG(info, "run.submitted", "run={} name={} shape={} nodes={} by={}", s.run_id(), name,
          parsed->recipe.node_shape(), parsed->recipe.node_pool_size(), peer.user);
   Status done = conductor_.submit(
-      std::move(s), definition->second, [this, to, r] { reply(to, r); }, std::move(extra));
+      std::move(s), *workflow, [this, to, r] { reply(to, r); }, std::move(extra));
   if (!done.ok()) fail(to, done.error());
 }
 

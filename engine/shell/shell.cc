@@ -1,10 +1,11 @@
 #include "engine/shell/shell.h"
 
 #include "engine/base/log.h"
-#include "engine/shell/client_api.h"
 #include "engine/shell/attempt_maker.h"
+#include "engine/shell/client_api.h"
 #include "engine/shell/conductor.h"
 #include "engine/shell/dispatcher.h"
+#include "engine/shell/engine_api.h"
 #include "engine/shell/hosts.h"
 #include "engine/shell/nodes.h"
 #include "engine/shell/shared_hosts.h"
@@ -12,6 +13,9 @@
 
 namespace bp::shell {
 namespace {
+
+constexpr const char* kLimitPrefix = "limit/";
+
 // Nodes belong to stages that keep secrets; runs of tiny stages need not be asked.
 bool may_have_nodes(const core::RunState& run) {
   for (const auto& d : run.workflow->definition().stages()) {
@@ -43,6 +47,9 @@ struct Shell::Impl {
   void admit(const core::DispatchAttempt& a);
   void changed(const core::RunState& run);
   void ended(const storage::EndedRow& row);
+  EngineApi::Hooks engine_hooks();
+  std::map<std::string, double> metrics() const;
+  Status load_limits();
   Status admit_nodes();
   void malformed(Channel channel, const Error& e);
 
@@ -56,6 +63,8 @@ struct Shell::Impl {
   Hosts hosts;
   SharedHosts shared;
   Dispatcher dispatcher;
+  WorkflowRegistry workflows;
+  EngineApi engine;
   ClientApi clients;
   int64_t complained_boot_ms = 0;
   uint64_t complaints = 0;
@@ -80,15 +89,14 @@ Shell::Impl::Impl(World w, Settings s, Hooks h)
                     },
                     [this](const std::string& run) { return hosts.fence(run); },
                     [this](const std::string& run) { clients.changed(run, false); }}),
-      hosts(world, settings, conductor, nodes, maker, box,
-            {[this](const std::string& run) { clients.changed(run, false); },
-             [this](const std::string& run, const std::string& stage) {
-               clients.logged(run, stage);
-             },
-             [this](const std::string& run) {
-               // Who waits for a run that has ended waits for this.
-               if (!conductor.find(run)) clients.changed(run, true);
-             }}),
+      hosts(
+          world, settings, conductor, nodes, maker, box,
+          {[this](const std::string& run) { clients.changed(run, false); },
+           [this](const std::string& run, const std::string& stage) { clients.logged(run, stage); },
+           [this](const std::string& run) {
+             // Who waits for a run that has ended waits for this.
+             if (!conductor.find(run)) clients.changed(run, true);
+           }}),
       shared(world, conductor, maker,
              {[this](const std::string& run) { clients.changed(run, false); },
               [this](const std::string& host_id, const core::Attempt& ref,
@@ -96,9 +104,72 @@ Shell::Impl::Impl(World w, Settings s, Hooks h)
       dispatcher(world, conductor,
                  {[this](const core::DispatchAttempt& a) { admit(a); },
                   [this] { return shared.has_room(); }, [this] { return hosts.size(); }}),
-      clients(world, settings, conductor, hosts, shared, nodes, box,
+      workflows(conductor),
+      engine(world, conductor, workflows, engine_hooks()),
+      clients(world, settings, conductor, hosts, shared, nodes, box, workflows, engine,
               {hooks.shutdown, hooks.machine_findings}) {
   dispatcher.pause(settings.start_paused);
+}
+
+// Starts that a schedule asks for go the way of all others.
+EngineApi::Hooks Shell::Impl::engine_hooks() {
+  EngineApi::Hooks h;
+  h.pins = [](const core::Workflow&, v1::RunMigrated*) {};
+  h.schedules.start = [this](const v1::NewRun& run, const std::string& schedule,
+                             const auto& extra) -> Result<std::string> {
+    auto started = clients.start_run("schedule " + schedule, run, schedule, extra);
+    if (!started.run_id().empty()) return started.run_id();
+    return Error{error_code_from_name(started.error_code()), started.error_message(), {}};
+  };
+  h.schedules.cancel = [this](const std::string& run_id, const std::string& why) {
+    v1::Event event;
+    event.mutable_cancel_requested()->set_by("schedule");
+    event.mutable_cancel_requested()->set_reason(why);
+    return conductor.feed(run_id, std::move(event));
+  };
+  h.put_limit = [this](const v1::Limit& limit, std::function<void()> durable) {
+    Extra extra;
+    if (limit.concurrency() == 0 && limit.rate_per_s() == 0) {
+      extra.drop_meta.push_back(kLimitPrefix + limit.key());
+    } else {
+      extra.meta[kLimitPrefix + limit.key()] = limit.SerializeAsString();
+    }
+    dispatcher.set_limit(limit);
+    conductor.write(std::move(extra), std::move(durable));
+    return Status();
+  };
+  h.limits = [this] { return dispatcher.limits(); };
+  h.pause_dispatch = [this](bool paused, std::function<void()> durable) {
+    dispatcher.pause(paused);
+    conductor.after_durable(std::move(durable));
+  };
+  h.metrics = [this] { return metrics(); };
+  return h;
+}
+
+std::map<std::string, double> Shell::Impl::metrics() const {
+  const auto& c = conductor.counters();
+  return {{"bp_runs_live", double(conductor.live_count())},
+          {"bp_runs_ended_total", double(c.runs_ended)},
+          {"bp_runs_quarantined_total", double(c.quarantined)},
+          {"bp_journal_events_total", double(c.events)},
+          {"bp_journal_commits_total", double(c.commits)},
+          {"bp_dispatch_waiting", double(dispatcher.waiting())},
+          {"bp_dispatch_paused", dispatcher.paused() ? 1.0 : 0.0},
+          {"bp_stage_hosts", double(hosts.size())}};
+}
+
+Status Shell::Impl::load_limits() {
+  const std::string prefix = kLimitPrefix;
+  const auto& meta = conductor.meta();
+  for (auto it = meta.lower_bound(prefix); it != meta.end() && it->first.starts_with(prefix);
+       ++it) {
+    v1::Limit limit;
+    if (!limit.ParseFromString(it->second))
+      return Error{ErrorCode::kJournal, "meta " + it->first + " cannot be read", {}};
+    dispatcher.set_limit(limit);
+  }
+  return {};
 }
 
 void Shell::Impl::act(const core::Action& action) {
@@ -115,12 +186,11 @@ void Shell::Impl::admit(const core::DispatchAttempt& a) {
   e->set_attempt(a.ref.attempt);
   *e->mutable_epoch() = a.ref.epoch;
   Status fed = conductor.feed(a.ref.run_number, std::move(event));
-  if (!fed.ok())
-    BP_LOG(debug, "event.refused", "run={} why={}", a.ref.run_id, fed.error().message);
+  if (!fed.ok()) BP_LOG(debug, "event.refused", "run={} why={}", a.ref.run_id, fed.error().message);
 }
 
-void Shell::Impl::give_back(const std::string& lender, const std::string& stage,
-                            uint32_t map_index, const std::string& borrower) {
+void Shell::Impl::give_back(const std::string& lender, const std::string& stage, uint32_t map_index,
+                            const std::string& borrower) {
   v1::Event event;
   auto* e = event.mutable_handle_returned();
   e->set_stage(stage);
@@ -142,6 +212,7 @@ void Shell::Impl::ended(const storage::EndedRow& row) {
   clients.changed(row.run_id, true);
   clients.run_ended(row.run_id);
   clients.ended(row);
+  engine.run_ended(row.run_id);
 }
 
 // Nodes of live runs may dial in as soon as their socket opens.
@@ -183,6 +254,9 @@ Shell::~Shell() = default;
 
 Status Shell::start() {
   BP_TRY(impl_->conductor.load());
+  BP_TRY(impl_->workflows.load(impl_->settings.workflows, impl_->world.clock.wall_ms()));
+  BP_TRY(impl_->engine.load());
+  BP_TRY(impl_->load_limits());
   BP_TRY(impl_->admit_nodes());
   const size_t live = impl_->conductor.live_count();
   BP_LOG(info, "journal.loaded", "live_runs={}", live);
@@ -191,6 +265,7 @@ Status Shell::start() {
   impl_->conductor.recover([live] {
     if (live > 0) BP_LOG(info, "recovery.durable", "live_runs={}", live);
   });
+  impl_->engine.start();
   return {};
 }
 
