@@ -16,6 +16,7 @@ namespace bp::node {
 namespace {
 
 constexpr uint64_t kSegmentBytesMax = uint64_t{1} << 44;
+constexpr off_t kConfigBytesMax = 64 << 20;
 
 Result<Fd> make_memfd(const std::string& name) {
   Fd fd(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
@@ -24,9 +25,9 @@ Result<Fd> make_memfd(const std::string& name) {
 }
 
 // The same open file of another process, as an open file of ours.
-Result<Fd> open_of_process(const ProcessId& process, int number) {
+Result<Fd> open_of_process(const ProcessId& process, int number, int access = O_RDWR) {
   const std::string path = "/proc/" + std::to_string(process.pid) + "/fd/" + std::to_string(number);
-  Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  Fd fd(::open(path.c_str(), access | O_CLOEXEC | O_NONBLOCK));
   const int error = errno;
   // Checked after the open: the pid meant this very process while it was opened.
   if (!process_alive(process))
@@ -57,6 +58,22 @@ Result<Fd> make_sealed_config(std::string_view bytes) {
     return errno_error("seal config", errno);
   }
   return fd;
+}
+
+Result<std::string> config_of(const ProcessId& process) {
+  BP_ASSIGN(Fd fd, open_of_process(process, kConfigFd, O_RDONLY));
+  struct stat st {};
+  const int seals = ::fcntl(fd.get(), F_GET_SEALS);
+  if (::fstat(fd.get(), &st) != 0 || seals < 0 || (seals & F_SEAL_WRITE) == 0 ||
+      st.st_size > kConfigBytesMax) {
+    return Error{ErrorCode::kCorruptData,
+                 "fd 3 of process " + std::to_string(process.pid) + " is no sealed config",
+                 {}};
+  }
+  std::string bytes(static_cast<size_t>(st.st_size), '\0');
+  const ssize_t n = ::pread(fd.get(), bytes.data(), bytes.size(), 0);
+  if (n != st.st_size) return errno_error("read the config of process " + std::to_string(process.pid), errno);
+  return bytes;
 }
 
 Lease::Lease(Lease&& o) noexcept : fd_(std::move(o.fd_)), page_(std::exchange(o.page_, nullptr)) {}

@@ -22,6 +22,10 @@ inline constexpr int kFirstSegmentFd = 5;
 /// A memfd holding `bytes`, sealed against any change, its offset at 0.
 Result<Fd> make_sealed_config(std::string_view bytes);
 
+/// The config that a living process was started with. kNotFound when it is gone, kCorruptData when its fd 3
+/// is no sealed config.
+Result<std::string> config_of(const ProcessId& process);
+
 /// One lease page, mapped here and in its process. Unmapped on destruction.
 class Lease {
  public:

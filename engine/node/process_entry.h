@@ -15,6 +15,7 @@ struct ProcessTable::Entry {
   ProcessId id() const { return from_proto(known.status().identity()); }
 
   v1::KnownProcess known;
+  v1::StartProcess wanted;  // how it was started; without a program: it cannot be started again
   const bool child;  // of this very agent: its exit status can be read
   boost::asio::posix::stream_descriptor pidfd;
   boost::asio::steady_timer timer;  // grace, then proof

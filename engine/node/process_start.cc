@@ -1,3 +1,4 @@
+#include <signal.h>
 #include <unistd.h>
 
 #include "engine/base/files.h"
@@ -7,6 +8,9 @@
 #include "engine/node/process_table.h"
 
 namespace bp::node {
+namespace {
+const std::string kEndedBySigkill = "ended by signal " + std::to_string(SIGKILL);
+}  // namespace
 
 void ProcessTable::start(const v1::StartProcess& wanted, Epoch epoch, StartDone done) {
   if (auto s = check_start(wanted); !s.ok()) return done(std::move(s).error());
@@ -39,7 +43,8 @@ void ProcessTable::begin_start(const v1::StartProcess& wanted, Epoch epoch, Star
               });
 }
 
-Result<v1::ProcessStatus> ProcessTable::spawn(const v1::StartProcess& wanted, Epoch epoch) {
+Result<v1::ProcessStatus> ProcessTable::spawn(const v1::StartProcess& wanted, Epoch epoch,
+                                              const v1::ProcessEnded* predecessor) {
   SpawnOptions o;
   o.program = options_.bin_dir + "/" + wanted.program();
   if (::access(o.program.c_str(), X_OK) != 0) return errno_error("start " + o.program, errno);
@@ -52,6 +57,14 @@ Result<v1::ProcessStatus> ProcessTable::spawn(const v1::StartProcess& wanted, Ep
   o.env.emplace_back("BP_PROCESS_KEY", wanted.process_key());
   o.env.emplace_back("BP_PROCESS_EPOCH", epoch.to_string());
   o.env.emplace_back("BP_NODE_WORK_DIR", options_.work_dir);
+  if (predecessor) {
+    const auto& id = predecessor->identity();
+    o.env.emplace_back("BP_REPLACES", std::to_string(id.pid()) + ":" + std::to_string(id.start_ticks()) +
+                                          ":" + id.boot_id());
+    // Killed from outside it did nothing wrong until then; any other end may have spoilt its memory.
+    const bool whole = predecessor->signal() == SIGKILL && predecessor->reason() == kEndedBySigkill;
+    o.env.emplace_back("BP_MEMORY_WHOLE", whole ? "1" : "0");
+  }
   o.work_dir = options_.work_dir;
   o.log_file = log_path(wanted.process_key());
 
@@ -70,6 +83,8 @@ Result<v1::ProcessStatus> ProcessTable::spawn(const v1::StartProcess& wanted, Ep
     known.add_segments(segment.name());
   }
   known.set_leased(wanted.leased());
+  known.set_restart(wanted.restart());
+  *known.mutable_no_restart() = wanted.no_restart();
   auto* status = known.mutable_status();
   status->set_process_key(wanted.process_key());
   status->set_role(wanted.role());
@@ -93,6 +108,7 @@ Result<v1::ProcessStatus> ProcessTable::spawn(const v1::StartProcess& wanted, Ep
   }
   auto entry = insert(known, true);
   entry->lease = std::move(lease);
+  entry->wanted = wanted;
   watch(entry);
   BP_LOG(info, "process.started", "key={} pid={} epoch={}", entry->key(), id->pid,
          epoch.to_string());

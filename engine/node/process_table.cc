@@ -175,6 +175,7 @@ void ProcessTable::gone(const EntryPtr& e) {
           : e->reason);
   ended.set_log_tail(log_tail(log_path(e->key()), 4096));
   entries_.erase(e->key());
+  if (may_restart(e, ended)) restart(e, ended);
   note_ended(std::move(ended));
   auto waiters = std::exchange(e->waiters, {});
   for (auto& w : waiters) w({});
@@ -257,6 +258,7 @@ Status ProcessTable::adopt_one(const v1::KnownProcess& known) {
     return {};
   }
   auto e = insert(known, false);
+  e->wanted = start_of(known);
   e->known.mutable_status()->set_adopted(true);
   store_.find(e->key())->mutable_status()->set_adopted(true);
   watch(e);

@@ -62,7 +62,11 @@ class ProcessTable {
   void enqueue(const std::string& key, std::function<void()> operation);
   void finish(const std::string& key);
   void begin_start(const v1::StartProcess& wanted, Epoch epoch, StartDone done);
-  Result<v1::ProcessStatus> spawn(const v1::StartProcess& wanted, Epoch epoch);
+  /// `predecessor`: the end of the process that this one replaces under the same epoch, or null.
+  Result<v1::ProcessStatus> spawn(const v1::StartProcess& wanted, Epoch epoch,
+                                  const v1::ProcessEnded* predecessor = nullptr);
+  bool may_restart(const EntryPtr& entry, const v1::ProcessEnded& ended);
+  void restart(const EntryPtr& entry, v1::ProcessEnded& ended);
   void end_process(const EntryPtr& entry, int64_t grace_ms, const std::string& reason,
                    StopDone done);
   void kill_hard(const EntryPtr& entry);
@@ -79,8 +83,12 @@ class ProcessTable {
   Segments segments_;
   std::map<std::string, EntryPtr> entries_;
   std::map<std::string, std::deque<std::function<void()>>> queues_;  // the first one is running
+  std::map<std::string, std::deque<int64_t>> restarts_;  // by key: when, CLOCK_MONOTONIC ns
 };
 
+/// How a living process was started, from what it holds: its config is read from its fd 3. Without a
+/// program where that cannot be had.
+v1::StartProcess start_of(const v1::KnownProcess& known);
 /// Living processes whose environment carries BP_NODE_WORK_DIR=work_dir.
 std::vector<ProcessId> processes_marked(const std::string& work_dir);
 /// The last `max_bytes` of a log, from the start of a line on, without bearer tokens.

@@ -83,6 +83,10 @@ Result<v1::NodeCommand> Group::start_command(sdk::StageContext& ctx, const v1::R
   start->set_program("bp-rank");
   start->set_config(config.SerializeAsString());
   start->set_leased(true);
+  // What its node starts again by itself: all but ranks that were told to end, that could not start or load, or that
+  // the head left (runtime/rank/README.md has the numbers).
+  start->set_restart(true);
+  for (int status : {0, 2, 10, 11, 12, 15}) start->add_no_restart(status);
   (*start->mutable_labels())["rank"] = std::to_string(rank.rank());
   (*start->mutable_labels())["tp_rank"] = std::to_string(rank.tp_rank());
   (*start->mutable_labels())["pp_rank"] = std::to_string(rank.pp_rank());

@@ -53,6 +53,10 @@ std::optional<sdk::StageResult> judge(sdk::StageContext& ctx, const Group& group
     return ctx.rewind("start_head", why);
   }
   if (!sdk::same_epoch(ended.epoch(), epoch)) return std::nullopt;
+  if (ended.has_restarted()) {
+    ctx.log("warn", sdk::restarted_text(notice));
+    return std::nullopt;
+  }
   return ctx.fail(why);
 }
 

@@ -79,6 +79,13 @@ Status in_parallel(size_t n, const std::function<Status(size_t)>& work) {
   return {};
 }
 
+std::string restarted_text(const v1::NodeNotice& notice) {
+  const auto& ended = notice.process_ended();
+  return ended.process_key() + " on node " + notice.node_id() + " (pid " + std::to_string(ended.identity().pid()) +
+         ") " + ended.reason() + "; its node started it again as pid " +
+         std::to_string(ended.restarted().identity().pid());
+}
+
 StageResult node_failure(StageContext& ctx, const Error& error) {
   if (error.code == ErrorCode::kPeerLost) return ctx.rewind("provision", error);
   return ctx.fail(error);

@@ -43,6 +43,9 @@ bool older_epoch(const v1::Epoch& a, const v1::Epoch& b);
 ProcessId to_process_id(const v1::ProcessIdentity& wire);
 v1::ProcessIdentity to_wire(const ProcessId& id);
 
+/// What a notice tells of a process that its node has started again, for the log.
+std::string restarted_text(const v1::NodeNotice& notice);
+
 /// The result for an error of a NodeLink: back to provision when the node is gone.
 StageResult node_failure(StageContext& ctx, const Error& error);
 

@@ -37,6 +37,10 @@ std::optional<sdk::StageResult> Watch::judge_notice(sdk::StageContext& ctx,
     return ctx.rewind("start_head", why);
   }
   if (sdk::older_epoch(ended.epoch(), ranks_.group_epoch())) return std::nullopt;
+  if (ended.has_restarted()) {   // the head takes it into the next generation of the same epoch
+    ctx.log("warn", sdk::restarted_text(notice));
+    return std::nullopt;
+  }
   return ctx.rewind("join_workers", why);
 }
 

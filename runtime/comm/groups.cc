@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "runtime/comm/mesh_communicator.h"
-#include "runtime/comm/shm_communicator.h"
 #include "runtime/comm/shm_segment.h"
 
 namespace bp::rt {
@@ -60,8 +59,9 @@ Status link_by_memory(const GroupsOptions& o, Draft& d) {
   if (o.comm_fd < 0) {
     return Error{ErrorCode::kInvalidArgument, "ranks of one node need a comm segment, none was given", {}};
   }
-  BP_ASSIGN(d.segment, ShmSegment::attach(o.comm_fd, o.epoch, d.at, static_cast<uint32_t>(d.ranks.size()),
-                                          places, o.deadline));
+  const ShmSegment::Who who{o.epoch, o.generation, d.at, static_cast<uint32_t>(d.ranks.size()),
+                            d.at < places.front(), o.cancelled};
+  BP_ASSIGN(d.segment, ShmSegment::attach(o.comm_fd, who, places, o.deadline));
   for (uint32_t i : places) d.links[i] = d.segment->link(i, label(o, d.ranks[i]));
   d.shm_links = static_cast<uint32_t>(places.size());
   return {};
@@ -76,9 +76,10 @@ Result<std::unique_ptr<Communicator>> finish(const GroupsOptions& o, Draft d) {
   for (uint32_t r : d.ranks) mesh.labels.push_back(label(o, r));
   mesh.links = std::move(d.links);
   mesh.doorbell = d.segment;
+  if (d.tcp_links == 0) mesh.exchange = d.segment;
   mesh.kind = d.tcp_links == 0 ? "shm" : d.shm_links == 0 ? "tcp, encrypted" : "shm and tcp, encrypted";
   // Over a network there is nothing to win by looking again.
-  mesh.spin_ns = d.shm_links > 0 ? spin_ns_for(static_cast<uint32_t>(o.members.size())) : 0;
+  if (d.shm_links > 0) mesh.spin = spin_policy(std::max(o.busy_threads, static_cast<uint32_t>(o.members.size())));
   return make_mesh_communicator(std::move(mesh));
 }
 
@@ -99,6 +100,7 @@ Result<Groups> form_groups(const GroupsOptions& o) {
   connect.epoch = o.epoch;
   connect.data_key = o.data_key;
   connect.deadline = o.deadline;
+  connect.cancelled = o.cancelled;
   std::vector<std::pair<Draft*, uint32_t>> places;
   for (Draft* d : {&tp, &pp}) {
     for (uint32_t i = 0; i < d->ranks.size(); ++i) {

@@ -43,4 +43,18 @@ class Doorbell {
   virtual void ring_self() = 0;
 };
 
+/// Memory in which every rank of a group lays down what it gives to a sum, and reads what the others laid down.
+/// Two buffers a rank, used in turn: whoever writes the one of round n has seen all others in round n - 1, so
+/// that nobody still reads what it held in round n - 2.
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+  virtual size_t buffer_bytes() const = 0;
+  virtual std::byte* mine(uint64_t round) = 0;
+  /// Lets the others read `size_bytes` of mine(round), and wakes who sleeps.
+  virtual void publish(uint64_t round, uint64_t size_bytes) = 0;
+  /// What `rank` laid down in `round`; null: not yet. `size_bytes` gets its size.
+  virtual const std::byte* of(uint32_t rank, uint64_t round, uint64_t* size_bytes) = 0;
+};
+
 }  // namespace bp::rt

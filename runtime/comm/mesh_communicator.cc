@@ -6,19 +6,16 @@
 #include <cerrno>
 #include <cstring>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "runtime/comm/mesh_message.h"
 
 namespace bp::rt {
 namespace {
 
-void pause_cpu() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
+/// Adds like the hardware, whatever the order: it wraps.
+void add_to(std::span<int64_t> sum, const int64_t* part) {
+  for (size_t i = 0; i < sum.size(); ++i) {
+    sum[i] = static_cast<int64_t>(static_cast<uint64_t>(sum[i]) + static_cast<uint64_t>(part[i]));
+  }
 }
 
 class MeshCommunicator final : public Communicator {
@@ -57,6 +54,9 @@ class MeshCommunicator final : public Communicator {
   Status wait_for_progress(Deadline deadline, bool* progressed);
   Status poll_links(int64_t wait_ns);
   Status check_peers();
+  Status reduce_shared(std::span<int64_t> data, Deadline deadline);
+  Status wait_for_part(uint32_t peer, const std::byte** part, uint64_t* size_bytes, Deadline deadline);
+  Status finish(Status status);
   std::string waited_for() const;
   Error context(Error error) const;
 
@@ -71,6 +71,7 @@ class MeshCommunicator final : public Communicator {
   std::vector<Outgoing> out_;
   std::vector<Incoming> in_;
   std::vector<int64_t> scratch_;
+  uint64_t round_ = 0;                  // of the exchange
 };
 
 void MeshCommunicator::begin(Op op) {
@@ -98,7 +99,10 @@ Error MeshCommunicator::context(Error error) const {
 
 Status MeshCommunicator::run(Deadline deadline) {
   if (dead_) return context(Error{dead_->code, "the group is dead since: " + dead_->message, {}});
-  Status status = transfer(deadline);
+  return finish(transfer(deadline));
+}
+
+Status MeshCommunicator::finish(Status status) {
   if (status.ok()) return status;
   // An abort is the cause of whatever failed after it.
   Error error = aborted_ ? Error{ErrorCode::kStaleEpoch, "aborted", {}} : status.error();
@@ -112,9 +116,8 @@ Status MeshCommunicator::transfer(Deadline deadline) {
     BP_ASSIGN(bool moved, progress());
     if (finished()) return {};
     if (moved) continue;
-    int64_t spin_until = monotonic_ns() + o_.spin_ns;
-    while (!moved && monotonic_ns() < spin_until) {
-      for (int i = 0; i < 16; ++i) pause_cpu();
+    Spinner spinner(o_.spin);
+    while (!moved && spinner.again()) {
       BP_ASSIGN(moved, progress());
     }
     while (!moved) {
@@ -278,6 +281,16 @@ Status MeshCommunicator::all_gather_v(std::span<const std::byte> mine, std::span
 
 Status MeshCommunicator::all_reduce_i64(std::span<int64_t> data, Deadline deadline) {
   begin(Op::kAllReduce);
+  if (o_.exchange) {
+    if (dead_) return context(Error{dead_->code, "the group is dead since: " + dead_->message, {}});
+    const size_t piece = o_.exchange->buffer_bytes() / sizeof(int64_t);
+    size_t at = 0;
+    do {   // a sum of nothing is a round too: all ranks meet
+      BP_TRY(finish(reduce_shared(data.subspan(at, std::min(piece, data.size() - at)), deadline)));
+      at += piece;
+    } while (at < data.size());
+    return {};
+  }
   const uint32_t n = size();
   const bool one_shot = n == 2 || data.size_bytes() <= kOneShotBytes;
   // Two phases: rank r sums slice r of all, then hands it out.
@@ -297,10 +310,7 @@ Status MeshCommunicator::all_reduce_i64(std::span<int64_t> data, Deadline deadli
   BP_TRY(run(deadline));
   for (size_t part = 0; part < scratch_.size(); part += mine.size()) {
     if (mine.empty()) break;
-    for (size_t i = 0; i < mine.size(); ++i) {  // wraps like the hardware, whatever the order
-      mine[i] = static_cast<int64_t>(static_cast<uint64_t>(mine[i]) +
-                                     static_cast<uint64_t>(scratch_[part + i]));
-    }
+    add_to(mine, scratch_.data() + part);
   }
   if (one_shot) return {};
   out_.clear();
@@ -311,6 +321,52 @@ Status MeshCommunicator::all_reduce_i64(std::span<int64_t> data, Deadline deadli
     add_recv(r, std::as_writable_bytes(slice(r)));
   }
   return run(deadline);
+}
+
+Status MeshCommunicator::reduce_shared(std::span<int64_t> data, Deadline deadline) {
+  Exchange& exchange = *o_.exchange;
+  ++round_;
+  std::memcpy(exchange.mine(round_), data.data(), data.size_bytes());
+  exchange.publish(round_, data.size_bytes());
+  for (uint32_t r = 0; r < size(); ++r) {
+    if (r == rank()) continue;
+    const std::byte* part = nullptr;
+    uint64_t size_bytes = 0;
+    part = exchange.of(r, round_, &size_bytes);
+    if (!part) BP_TRY(wait_for_part(r, &part, &size_bytes, deadline));
+    if (size_bytes != data.size_bytes()) {
+      return Error{ErrorCode::kProtocol,
+                   o_.labels[r] + " gave " + std::to_string(size_bytes) + " bytes to a sum of " +
+                       std::to_string(data.size_bytes()) + " bytes",
+                   {}};
+    }
+    add_to(data, reinterpret_cast<const int64_t*>(part));
+  }
+  return {};
+}
+
+Status MeshCommunicator::wait_for_part(uint32_t peer, const std::byte** part, uint64_t* size_bytes,
+                                       Deadline deadline) {
+  constexpr int64_t kSliceNs = 20'000'000;   // how often a silent peer is checked for death
+  const auto look = [&] { return (*part = o_.exchange->of(peer, round_, size_bytes)) != nullptr; };
+  const int64_t begin_ns = monotonic_ns();
+  for (Spinner spinner(o_.spin); spinner.again();) {
+    if (look()) return {};
+  }
+  for (;;) {
+    if (aborted_.load()) return Error{ErrorCode::kStaleEpoch, "aborted", {}};
+    const int64_t now = monotonic_ns();
+    if (now >= deadline.ns()) {
+      return Error{ErrorCode::kDeadlineExceeded,
+                   "waited for " + o_.labels[peer] + ", silent for " + std::to_string((now - begin_ns) / 1'000'000) +
+                       " ms", {}};
+    }
+    o_.doorbell->wait([&] { return aborted_.load() || look(); }, std::min(deadline.ns() - now, kSliceNs));
+    if (*part || look()) return {};
+    Status alive = o_.links[peer]->check_peer();
+    // What it laid down before it ended counts.
+    if (!alive.ok()) return look() ? Status() : alive;
+  }
 }
 
 Status MeshCommunicator::broadcast(std::span<std::byte> data, uint32_t root, Deadline deadline) {

@@ -5,6 +5,9 @@
 // one-shot the same up to kOneShotBytes or for 2 ranks, above that reduce-scatter then all-gather:
 // 2 (N-1)/N n bytes.
 //
+// Where all ranks share memory, sums of any size go through an Exchange instead, a buffer at a time: each rank copies
+// its part in once and adds the others' parts from where they lie, after one look at each of them.
+//
 // Every message starts with a header (operation, number within the pair and direction, size), so that
 // ranks that do not do the same thing are told apart from slow ones: kProtocol names both.
 #pragma once
@@ -16,6 +19,7 @@
 #include "engine/base/fd.h"
 #include "runtime/comm/communicator.h"
 #include "runtime/comm/link.h"
+#include "runtime/comm/spin.h"
 
 namespace bp::rt {
 
@@ -26,8 +30,9 @@ struct MeshOptions {
   std::vector<std::string> labels;           // by rank, "rank 3"; [size]
   std::vector<std::unique_ptr<Link>> links;  // by rank; ours is null; [size]
   std::shared_ptr<Doorbell> doorbell;        // when some link has no descriptor
+  std::shared_ptr<Exchange> exchange;        // when all ranks share memory: sums go through it; needs a doorbell
   std::string kind;                          // for describe(): "shm", "tcp, encrypted"
-  int64_t spin_ns = 2'000;                   // how long to look again before sleeping
+  SpinPolicy spin;                           // how long to look again before sleeping
 };
 
 /// kIo when no descriptor is left.

@@ -22,6 +22,7 @@ struct SegmentHeader {
   std::atomic<uint64_t> magic;       // 0: nobody was here; 1: being written; kMagic
   uint64_t size_bytes;
   uint64_t incarnation, counter;     // epoch
+  uint64_t generation;
   uint64_t ranks, ring_bytes;
 };
 static_assert(sizeof(SegmentHeader) <= kPage);
@@ -52,12 +53,19 @@ struct alignas(128) ShmSegment::RingControl {
   alignas(64) std::atomic<uint64_t> taken;  // bytes ever taken out, by the reader
 };
 
+struct alignas(128) ShmSegment::RoundSlot {
+  std::atomic<uint64_t> round;       // stored last
+  uint64_t size_bytes[2];            // of the buffers of even and odd rounds
+};
+
 namespace {
 
-size_t rings_offset(uint32_t ranks) {
-  size_t n = kPage + size_t{128} * ranks + size_t{128} * ranks * ranks;
+size_t buffers_offset(uint32_t ranks) {
+  size_t n = kPage + size_t{256} * ranks + size_t{128} * ranks * ranks;
   return (n + kPage - 1) / kPage * kPage;
 }
+
+size_t rings_offset(uint32_t ranks) { return buffers_offset(ranks) + size_t{2} * ranks * kExchangeBytes; }
 
 }  // namespace
 
@@ -73,14 +81,39 @@ ShmSegment::RingControl& ShmSegment::control(uint32_t from, uint32_t to) {
   auto* controls = reinterpret_cast<RingControl*>(base_ + kPage + size_t{128} * ranks_);
   return controls[size_t{from} * ranks_ + to];
 }
+ShmSegment::RoundSlot& ShmSegment::round_slot(uint32_t rank) {
+  static_assert(sizeof(RoundSlot) == 128);
+  auto* slots = reinterpret_cast<RoundSlot*>(base_ + kPage + size_t{128} * ranks_ * (1 + ranks_));
+  return slots[rank];
+}
+std::byte* ShmSegment::buffer(uint32_t rank, uint64_t round) {
+  return base_ + buffers_at_ + (size_t{rank} * 2 + (round & 1)) * kExchangeBytes;
+}
+
+void ShmSegment::publish(uint64_t round, uint64_t size_bytes) {
+  RoundSlot& s = round_slot(rank_);
+  s.size_bytes[round & 1] = size_bytes;
+  s.round.store(round);   // seq_cst, as all that ring() goes with
+  for (uint32_t r = 0; r < ranks_; ++r) {
+    if (r != rank_) ring(r);
+  }
+}
+
+const std::byte* ShmSegment::of(uint32_t rank, uint64_t round, uint64_t* size_bytes) {
+  RoundSlot& s = round_slot(rank);
+  if (s.round.load() < round) return nullptr;
+  *size_bytes = s.size_bytes[round & 1];
+  return buffer(rank, round);
+}
+
 std::byte* ShmSegment::ring_data(uint32_t from, uint32_t to) {
   return base_ + rings_at_ + (size_t{from} * ranks_ + to) * ring_bytes_;
 }
 
-Result<std::shared_ptr<ShmSegment>> ShmSegment::attach(int fd, Epoch epoch, uint32_t rank, uint32_t ranks,
-                                                       const std::vector<uint32_t>& members,
+Result<std::shared_ptr<ShmSegment>> ShmSegment::attach(int fd, const Who& who, const std::vector<uint32_t>& members,
                                                        Deadline deadline) {
-  BP_CHECK(rank < ranks);
+  const uint32_t ranks = who.ranks;
+  BP_CHECK(who.rank < ranks);
   struct stat st {};
   if (::fstat(fd, &st) != 0) return errno_error("size of the comm segment", errno);
   const auto size = static_cast<uint64_t>(st.st_size);
@@ -91,8 +124,9 @@ Result<std::shared_ptr<ShmSegment>> ShmSegment::attach(int fd, Epoch epoch, uint
                  {}};
   }
   std::shared_ptr<ShmSegment> s(new ShmSegment);
-  s->rank_ = rank;
+  s->rank_ = who.rank;
   s->ranks_ = ranks;
+  s->buffers_at_ = buffers_offset(ranks);
   s->rings_at_ = rings_offset(ranks);
   s->ring_bytes_ = std::min<uint64_t>(
       std::bit_floor((size - s->rings_at_) / (uint64_t{ranks} * ranks)), kRingBytesMax);
@@ -101,38 +135,59 @@ Result<std::shared_ptr<ShmSegment>> ShmSegment::attach(int fd, Epoch epoch, uint
   s->base_ = static_cast<std::byte*>(p);
   s->size_bytes_ = size;
   s->peer_pidfds_.resize(ranks);
-  BP_TRY(s->open_header(epoch, deadline));
+  BP_TRY(s->open_header(who, deadline));
   BP_TRY(s->take_slot());
-  BP_TRY(s->wait_for(members, deadline));
+  BP_TRY(s->wait_for(who, members, deadline));
   return s;
 }
 
-// The first to come writes the header; a fresh memfd is all zeroes.
-Status ShmSegment::open_header(Epoch epoch, Deadline deadline) {
+namespace {
+
+std::string generation_text(Epoch epoch, uint64_t generation) {
+  return "epoch " + epoch.to_string() + " generation " + std::to_string(generation);
+}
+
+}  // namespace
+
+// The first rank's part. Whoever waits for this generation looks at nothing before the magic is there again.
+void ShmSegment::lay_out(const Who& who) {
   auto* h = reinterpret_cast<SegmentHeader*>(base_);
-  uint64_t magic = 0;
-  if (h->magic.compare_exchange_strong(magic, 1)) {
-    h->size_bytes = size_bytes_;
-    h->incarnation = epoch.incarnation;
-    h->counter = epoch.counter;
-    h->ranks = ranks_;
-    h->ring_bytes = ring_bytes_;
-    h->magic.store(kMagic, std::memory_order_release);
-    return {};
-  }
-  while ((magic = h->magic.load(std::memory_order_acquire)) == 1) {
-    if (deadline.passed()) {
-      return Error{ErrorCode::kDeadlineExceeded, "the comm segment's header was begun and never finished", {}};
+  h->magic.store(1);
+  std::memset(base_ + kPage, 0, buffers_at_ - kPage);
+  h->size_bytes = size_bytes_;
+  h->incarnation = who.epoch.incarnation;
+  h->counter = who.epoch.counter;
+  h->generation = who.generation;
+  h->ranks = ranks_;
+  h->ring_bytes = ring_bytes_;
+  h->magic.store(kMagic, std::memory_order_release);
+}
+
+Status ShmSegment::open_header(const Who& who, Deadline deadline) {
+  auto* h = reinterpret_cast<SegmentHeader*>(base_);
+  const auto ours = std::pair(who.epoch, who.generation);
+  for (;;) {
+    const uint64_t magic = h->magic.load(std::memory_order_acquire);
+    if (magic > 1 && magic != kMagic) {
+      return Error{ErrorCode::kCorruptData, "the comm segment has no header of ours", {}};
     }
+    std::pair<Epoch, uint64_t> found{{h->incarnation, h->counter}, h->generation};
+    if (magic == kMagic && found == ours) break;
+    if (magic == kMagic && (found > ours || deadline.passed())) {
+      return Error{ErrorCode::kStaleEpoch,
+                   "the comm segment belongs to " + generation_text(found.first, found.second) + ", this rank to " +
+                       generation_text(who.epoch, who.generation),
+                   {}};
+    }
+    if (who.lays_out) {
+      lay_out(who);
+      break;
+    }
+    if (deadline.passed()) {
+      return Error{ErrorCode::kDeadlineExceeded, "waited for the first rank of the node to lay out the comm segment", {}};
+    }
+    if (who.cancelled && who.cancelled()) return Error{ErrorCode::kCancelled, "told to leave the group", {}};
     ::usleep(200);
-  }
-  if (magic != kMagic) return Error{ErrorCode::kCorruptData, "the comm segment has no header of ours", {}};
-  Epoch found{h->incarnation, h->counter};
-  if (found != epoch) {
-    return Error{ErrorCode::kStaleEpoch,
-                 "the comm segment belongs to epoch " + found.to_string() + ", this rank to " +
-                     epoch.to_string(),
-                 {}};
   }
   if (h->size_bytes != size_bytes_ || h->ranks != ranks_ || h->ring_bytes != ring_bytes_) {
     return Error{ErrorCode::kCorruptData,
@@ -162,7 +217,7 @@ Status ShmSegment::take_slot() {
   return {};
 }
 
-Status ShmSegment::wait_for(const std::vector<uint32_t>& members, Deadline deadline) {
+Status ShmSegment::wait_for(const Who& who, const std::vector<uint32_t>& members, Deadline deadline) {
   for (uint32_t r : members) {
     if (r == rank_) continue;
     BP_CHECK(r < ranks_);
@@ -173,7 +228,8 @@ Status ShmSegment::wait_for(const std::vector<uint32_t>& members, Deadline deadl
                      "waited for rank " + std::to_string(r) + " of the group to attach to the comm segment",
                      {}};
       }
-      wait(there, std::min<int64_t>(deadline.left_ms() + 1, 20) * 1'000'000);
+      if (who.cancelled && who.cancelled()) return Error{ErrorCode::kCancelled, "told to leave the group", {}};
+      wait(there, std::min<int64_t>(deadline.left_ms() + 1, 10) * 1'000'000);
     }
     const RankSlot& s = slot(r);
     if (s.pid == ::getpid()) continue;  // ranks as threads

@@ -17,6 +17,7 @@ namespace {
 constexpr size_t kHalfOpenMax = 64;
 constexpr int64_t kHandshakeMs = 2'000;   // for one connection
 constexpr int64_t kRetryMs = 20;
+constexpr int64_t kCancelLookMs = 10;
 
 struct Address {
   sockaddr_storage storage{};
@@ -99,6 +100,7 @@ Result<std::vector<std::unique_ptr<Link>>> Connector::run() {
   BP_ASSIGN(fresh_, Handshake::make(o_.data_key));
   while (!complete()) {
     if (o_.deadline.passed()) return Error{ErrorCode::kDeadlineExceeded, missing(), {}};
+    if (o_.cancelled && o_.cancelled()) return Error{ErrorCode::kCancelled, "told to leave the group", {}};
     BP_TRY(dial_missing());
     wait();
   }
@@ -150,7 +152,7 @@ void Connector::wait() {
     fds.push_back({c.socket.get(), static_cast<short>(c.connecting || !c.out.empty() ? POLLOUT | POLLIN : POLLIN), 0});
     if (c.connecting) fds.back().events = POLLOUT;
   }
-  ::poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(o_.deadline.left_ms() + 1, kRetryMs)));
+  ::poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(o_.deadline.left_ms() + 1, o_.cancelled ? kCancelLookMs : kRetryMs)));
   size_t at = 1;
   for (auto it = half_open_.begin(); it != half_open_.end(); ++at) {
     Status status = fds[at].revents ? step(*it, fds[at].revents) : Status{};

@@ -3,6 +3,7 @@
 // connections, each with a deadline of its own; the oldest gives way).
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,10 +42,11 @@ struct ConnectOptions {
   Secret data_key;          // 32 bytes
   std::vector<PeerWanted> peers;
   Deadline deadline = Deadline::in_ms(0);
+  std::function<bool()> cancelled;   // looked at every few milliseconds; may be empty
 };
 
 /// One link per wanted peer, in their order. kDeadlineExceeded names who is missing and what was refused
-/// last (wrong key, stale epoch, garbage); kInvalidArgument: an endpoint is not ADDRESS:PORT.
+/// last (wrong key, stale epoch, garbage); kInvalidArgument: an endpoint is not ADDRESS:PORT; kCancelled.
 Result<std::vector<std::unique_ptr<Link>>> connect_peers(const DataListener& listener,
                                                          const ConnectOptions& options);
 

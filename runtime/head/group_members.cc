@@ -18,31 +18,53 @@ bool same_process(const v1::ProcessIdentity& a, const v1::ProcessIdentity& b) {
 const char* member_state_name(JoinedRank::State state) {
   switch (state) {
     case JoinedRank::State::kMissing: return "missing";
+    case JoinedRank::State::kLeaving: return "leaving";
     case JoinedRank::State::kJoined: return "joined";
     case JoinedRank::State::kLoading: return "loading";
     case JoinedRank::State::kLoaded: return "loaded";
-    case JoinedRank::State::kLost: return "lost";
   }
   return "missing";
 }
 
 void GroupMembers::expect(Epoch epoch, uint32_t ranks) {
   epoch_ = epoch;
+  generation_ = 1;
   members_.assign(ranks, {});
 }
 
-GroupMembers::Admission GroupMembers::admit(const std::string& routing_id, const v1::RankHello& hello) {
+void GroupMembers::regroup() {
+  ++generation_;
+  for (JoinedRank& m : members_) {
+    if (m.state != JoinedRank::State::kMissing) m.state = JoinedRank::State::kLeaving;
+  }
+}
+
+void GroupMembers::forget(uint32_t rank) {
+  JoinedRank free;
+  free.hello = std::move(members_[rank].hello);   // for its label
+  free.hello.clear_process();
+  members_[rank] = std::move(free);
+}
+
+GroupMembers::Admission GroupMembers::admit(const std::string& routing_id, const v1::RankHello& hello,
+                                            uint64_t generation) {
   if (hello.rank() >= members_.size()) {
     return {Verdict::kRefused, "the group has " + std::to_string(members_.size()) + " ranks, no rank " +
                                    std::to_string(hello.rank())};
   }
   JoinedRank& m = members_[hello.rank()];
-  if (m.state != JoinedRank::State::kMissing) {
-    if (!same_process(m.hello.process(), hello.process())) {
-      return {Verdict::kRefused, "rank " + std::to_string(hello.rank()) + " has joined already (process " +
-                                     std::to_string(m.hello.process().pid()) +
-                                     "); a new one needs a new epoch"};
-    }
+  const bool there = m.state != JoinedRank::State::kMissing;
+  if (there && !same_process(m.hello.process(), hello.process())) {
+    if (same_process(m.hello.process(), hello.replaces())) return {Verdict::kReplaces, {}};
+    return {Verdict::kRefused, "rank " + std::to_string(hello.rank()) + " has joined already (process " +
+                                   std::to_string(m.hello.process().pid()) + "); a new one needs a new epoch"};
+  }
+  if (generation != generation_ && (generation != 0 || m.welcomed)) {
+    if (there) return {Verdict::kLate, {}};
+    return {Verdict::kRefused, "rank " + std::to_string(hello.rank()) + " was lost in generation " +
+                                   std::to_string(generation)};
+  }
+  if (there && m.state != JoinedRank::State::kLeaving) {
     m.routing_id = routing_id;  // it may have connected anew
     return {Verdict::kKnown, {}};
   }
@@ -83,7 +105,7 @@ JoinedRank* GroupMembers::find(const std::string& routing_id) {
 
 uint32_t GroupMembers::count_at_least(JoinedRank::State state) const {
   uint32_t n = 0;
-  for (auto& m : members_) n += m.state >= state && m.state != JoinedRank::State::kLost;
+  for (auto& m : members_) n += m.state >= state;
   return n;
 }
 

@@ -1,9 +1,6 @@
 #include "runtime/head/group_state.h"
 
-#include <sodium.h>
-
 #include "engine/base/log.h"
-#include "runtime/comm/tcp_handshake.h"
 
 namespace bp::rt {
 namespace {
@@ -36,6 +33,9 @@ void RankGroup::Impl::broken(Error why) {
   if (!alive()) return;
   BP_LOG(warn, "group.broken", "epoch={} {}", members.epoch().to_string(), why.to_string());
   phase = Phase::kBroken;
+  served = false;
+  regroup_since_ns = 0;
+  doors.clear();
   error = why;
   end_members("the group broke: " + why.message);
   RankGroupEvent e;
@@ -61,7 +61,7 @@ void RankGroup::Impl::receive(bus::Incoming in) {
     tell_end(in.peer.routing_id, epoch, "the group broke: " + error.message);
     return;
   }
-  if (parsed->has_hello()) return hello(in.peer.routing_id, parsed->hello());
+  if (parsed->has_hello()) return hello(in.peer.routing_id, parsed->hello(), parsed->generation());
   JoinedRank* member = members.find(in.peer.routing_id);
   if (!member) return;  // of a connection that was replaced
   handle(*member, static_cast<uint32_t>(member - members.all().data()), *parsed);
@@ -69,15 +69,17 @@ void RankGroup::Impl::receive(bus::Incoming in) {
 
 void RankGroup::Impl::handle(JoinedRank& member, uint32_t rank, v1::RankMessage& m) {
   member.seen_ns = monotonic_ns();
+  // What a rank did in a generation that is over counts no more. A fresh rank loads before it knows of any.
+  const bool now = m.generation() == members.generation();
   switch (m.body_case()) {
     case v1::RankMessage::kLoad:
       if (member.state == JoinedRank::State::kJoined) member.state = JoinedRank::State::kLoading;
       member.bytes_loaded = m.load().bytes_done();
       member.bytes_total = m.load().bytes_total();
       break;
-    case v1::RankMessage::kReady: return ready(rank, m.ready());
-    case v1::RankMessage::kStepResult: return result(rank, *m.mutable_step_result());
-    case v1::RankMessage::kFailure: return failure(rank, m.failure());
+    case v1::RankMessage::kReady: return now ? ready(rank, m.ready()) : void();
+    case v1::RankMessage::kStepResult: return now ? result(rank, *m.mutable_step_result()) : void();
+    case v1::RankMessage::kFailure: return now || m.generation() == 0 ? failure(rank, m.failure()) : void();
     case v1::RankMessage::kLeaseAck:
       if (m.lease_ack().number() <= lease_number) {
         member.lease_acked = std::max(member.lease_acked, m.lease_ack().number());
@@ -87,9 +89,16 @@ void RankGroup::Impl::handle(JoinedRank& member, uint32_t rank, v1::RankMessage&
   }
 }
 
-void RankGroup::Impl::hello(const std::string& routing_id, const v1::RankHello& h) {
-  auto admission = members.admit(routing_id, h);
+void RankGroup::Impl::hello(const std::string& routing_id, const v1::RankHello& h, uint64_t generation) {
+  auto admission = members.admit(routing_id, h, generation);
+  if (admission.verdict == GroupMembers::Verdict::kReplaces) {
+    lost(h.rank(), {ErrorCode::kPeerLost, members.label(h.rank()) + " has ended, says its node", {}}, false);
+    if (!alive()) return;
+    admission = members.admit(routing_id, h, generation);
+  }
   switch (admission.verdict) {
+    case GroupMembers::Verdict::kReplaces:
+    case GroupMembers::Verdict::kLate: return;
     case GroupMembers::Verdict::kRefused:
       BP_LOG(warn, "rank.refused", "epoch={} {}", members.epoch().to_string(), admission.reason);
       tell_end(routing_id, members.epoch(), admission.reason);
@@ -99,40 +108,17 @@ void RankGroup::Impl::hello(const std::string& routing_id, const v1::RankHello& 
       broken({ErrorCode::kProtocol, admission.reason, {}});
       return;
     case GroupMembers::Verdict::kJoined:
-      BP_LOG(info, "rank.joined", "epoch={} rank={} node={} pid={} data={}", members.epoch().to_string(),
-             h.rank(), h.node_id(), h.process().pid(), h.data_endpoint());
+      BP_LOG(info, "rank.joined", "epoch={} generation={} rank={} node={} pid={} data={}",
+             members.epoch().to_string(), members.generation(), h.rank(), h.node_id(), h.process().pid(),
+             h.data_endpoint());
       members.all()[h.rank()].seen_ns = monotonic_ns();
-      if (members.all_at_least(JoinedRank::State::kJoined)) welcome_all();
+      open_door(h.rank());
+      if (alive() && members.all_at_least(JoinedRank::State::kJoined)) welcome_all();
       return;
     case GroupMembers::Verdict::kKnown:
       members.all()[h.rank()].seen_ns = monotonic_ns();
       if (phase != Phase::kForming) send_welcome(h.rank());
       return;
-  }
-}
-
-void RankGroup::Impl::welcome_all() {
-  phase = Phase::kLoading;
-  std::string key(kDataKeyBytes, '\0');
-  randombytes_buf(key.data(), key.size());
-  data_key = Secret(std::move(key));
-  for (uint32_t r = 0; r < members.all().size(); ++r) send_welcome(r);
-  next_beat_ns = 0;
-}
-
-void RankGroup::Impl::send_welcome(uint32_t rank) {
-  v1::RankMessage m = message();
-  auto* w = m.mutable_welcome();
-  for (auto& peer : members.all()) *w->add_peers() = peer.hello;
-  w->set_data_key(data_key.reveal());
-  w->set_lease_ms(options.lease_ms);
-  std::string bytes = m.SerializeAsString();
-  Status sent = router->send(members.all()[rank].routing_id, bytes);
-  sodium_memzero(w->mutable_data_key()->data(), w->mutable_data_key()->size());
-  sodium_memzero(bytes.data(), bytes.size());
-  if (!sent.ok()) {
-    members.all()[rank].state = JoinedRank::State::kLost;
-    broken({ErrorCode::kPeerLost, members.label(rank) + " went away before it was welcome", {}});
   }
 }
 
@@ -144,24 +130,19 @@ void RankGroup::Impl::ready(uint32_t rank, const v1::RankReady& r) {
   member.bytes_loaded = member.bytes_total;
   BP_LOG(info, "rank.loaded", "epoch={} rank={} weights={} kv={} kernels={} reused={}",
          members.epoch().to_string(), rank, r.weight_bytes(), r.kv_bytes(), r.kernels(), r.weights_reused());
-  if (!members.all_at_least(JoinedRank::State::kLoaded)) return;
-  phase = Phase::kServing;
-  RankGroupEvent e;
-  e.kind = RankGroupEvent::Kind::kServing;
-  e.epoch = members.epoch();
-  events.push_back(std::move(e));
+  if (members.all_at_least(JoinedRank::State::kLoaded)) all_loaded();
 }
 
 void RankGroup::Impl::result(uint32_t rank, v1::StepResult& r) {
   if (rank != result_rank || phase != Phase::kServing) return;
-  if (r.number() != steps_done + 1 || r.number() > steps_sent) {
-    return broken({ErrorCode::kProtocol,
-                   members.label(rank) + " answered step " + std::to_string(r.number()) + " where step " +
-                       std::to_string(steps_done + 1) + " was expected",
-                   {}});
+  if (r.number() != steps_done + 1 || uncommitted.empty()) {
+    return lost(rank, {ErrorCode::kProtocol,
+                       members.label(rank) + " answered step " + std::to_string(r.number()) + " where step " +
+                           std::to_string(steps_done + 1) + " was expected", {}}, true);
   }
   ++steps_done;
-  sent_ns.erase(sent_ns.begin());
+  uncommitted.pop_front();
+  regroups_in_vain = 0;
   RankGroupEvent e;
   e.kind = RankGroupEvent::Kind::kStepDone;
   e.epoch = members.epoch();
@@ -169,36 +150,82 @@ void RankGroup::Impl::result(uint32_t rank, v1::StepResult& r) {
   events.push_back(std::move(e));
 }
 
+/// Results that came through memory; true when there were some.
+bool RankGroup::Impl::take_results() {
+  bool any = false;
+  std::string bytes;
+  while (phase == Phase::kServing && doors[result_rank].steps) {
+    auto got = doors[result_rank].steps->try_receive(&bytes);
+    if (got.ok() && !*got) break;
+    v1::StepResult r;
+    any = true;
+    if (!got.ok() || !r.ParseFromString(bytes)) {
+      lost(result_rank, {ErrorCode::kProtocol, members.label(result_rank) + " sent what is no result of step " +
+                                                   std::to_string(steps_done + 1), {}}, true);
+      break;
+    }
+    members.all()[result_rank].seen_ns = monotonic_ns();
+    result(result_rank, r);
+  }
+  return any;
+}
+
+// A rank that can go on says so and waits to be told; one whose own step failed ends.
 void RankGroup::Impl::failure(uint32_t rank, const v1::RankFailure& f) {
-  members.all()[rank].state = JoinedRank::State::kLost;
-  broken(from_info(f.error()).with_context(members.label(rank) + " failed at step " + std::to_string(f.step())));
+  Error why = from_info(f.error()).with_context(members.label(rank) + " failed at step " + std::to_string(f.step()));
+  switch (why.code) {
+    case ErrorCode::kPeerLost:
+    case ErrorCode::kStaleEpoch:
+    case ErrorCode::kCancelled:
+    case ErrorCode::kDeadlineExceeded:
+    case ErrorCode::kProtocol:
+    case ErrorCode::kUnauthorized: break;
+    default: return lost(rank, std::move(why), true);
+  }
+  const uint64_t generation = members.generation();
+  look_for_dead();
+  if (!alive() || members.generation() != generation) return;
+  // What a peer should not have sent may have harmed what was computed with it.
+  kv_suspect |= why.code == ErrorCode::kProtocol || why.code == ErrorCode::kUnauthorized;
+  regroup(std::move(why));
 }
 
 // Renews every lease. A rank whose connection is gone is lost: steps may have been lost with it.
 void RankGroup::Impl::beat() {
   ++lease_number;
-  for (uint32_t r = 0; r < members.all().size() && alive(); ++r) {
+  const uint64_t generation = members.generation();
+  for (uint32_t r = 0; r < members.all().size() && alive() && members.generation() == generation; ++r) {
     JoinedRank& member = members.all()[r];
+    if (!member.welcomed) continue;
     v1::RankMessage m = message();
     m.mutable_lease()->set_number(lease_number);
     m.mutable_lease()->set_lease_ms(options.lease_ms);
     m.mutable_lease()->set_acked(member.lease_acked);
     if (!router->send(member.routing_id, m.SerializeAsString()).ok()) {
-      member.state = JoinedRank::State::kLost;
-      broken({ErrorCode::kPeerLost, members.label(r) + " broke its connection to the head", {}});
+      lost(r, {ErrorCode::kPeerLost, members.label(r) + " broke its connection to the head", {}}, false);
     }
   }
 }
 
 void RankGroup::Impl::check_lost(int64_t now) {
-  for (uint32_t r = 0; r < members.all().size() && alive(); ++r) {
+  const uint64_t generation = members.generation();
+  for (uint32_t r = 0; r < members.all().size() && alive() && members.generation() == generation; ++r) {
     JoinedRank& m = members.all()[r];
     if (m.state == JoinedRank::State::kMissing || now - m.seen_ns < kLostAfterBeats * beat_ns()) continue;
-    m.state = JoinedRank::State::kLost;
-    broken({ErrorCode::kPeerLost,
-            members.label(r) + " was silent for " + std::to_string((now - m.seen_ns) / kNsPerMs) + " ms", {}});
+    lost(r, {ErrorCode::kPeerLost,
+             members.label(r) + " was silent for " + std::to_string((now - m.seen_ns) / kNsPerMs) + " ms at step " +
+                 std::to_string(steps_done + 1), {}}, true);
   }
-  if (alive() && !sent_ns.empty() && now - sent_ns.front() > options.step_deadline_ms * kNsPerMs) {
+  if (alive() && regroup_since_ns != 0 && now >= regroup_until_ns) {
+    std::string missing;
+    for (uint32_t r = 0; r < members.all().size(); ++r) {
+      if (members.all()[r].state < JoinedRank::State::kLoaded) missing += (missing.empty() ? "" : ", ") + members.label(r);
+    }
+    broken(Error(regroup_why).with_context("waited " + std::to_string((now - regroup_since_ns) / kNsPerMs) + " ms for " +
+                                           missing + " to form generation " + std::to_string(members.generation())));
+  }
+  if (phase == Phase::kServing && !uncommitted.empty() &&
+      now - uncommitted.front().sent_ns > options.step_deadline_ms * kNsPerMs) {
     broken({ErrorCode::kDeadlineExceeded,
             "step " + std::to_string(steps_done + 1) + " was not done within " +
                 std::to_string(options.step_deadline_ms) + " ms; waited for " + members.label(result_rank),
@@ -208,12 +235,14 @@ void RankGroup::Impl::check_lost(int64_t now) {
 
 int64_t RankGroup::Impl::next_due() const {
   int64_t due = monotonic_ns() + beat_ns();
-  if (phase == Phase::kLoading || phase == Phase::kServing) due = std::min(due, next_beat_ns);
-  if (alive()) {
-    for (auto& m : members.all()) {
-      if (m.state != JoinedRank::State::kMissing) due = std::min(due, m.seen_ns + kLostAfterBeats * beat_ns());
-    }
-    if (!sent_ns.empty()) due = std::min(due, sent_ns.front() + options.step_deadline_ms * kNsPerMs);
+  if (!alive()) return due;
+  due = std::min(due, next_beat_ns);
+  if (regroup_since_ns != 0) due = std::min(due, regroup_until_ns);
+  for (auto& m : members.all()) {
+    if (m.state != JoinedRank::State::kMissing) due = std::min(due, m.seen_ns + kLostAfterBeats * beat_ns());
+  }
+  if (phase == Phase::kServing && !uncommitted.empty()) {
+    due = std::min(due, uncommitted.front().sent_ns + options.step_deadline_ms * kNsPerMs);
   }
   return due;
 }

@@ -3,9 +3,11 @@
 #include <sodium.h>
 #include <sys/eventfd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "engine/base/log.h"
+#include "runtime/comm/host_identity.h"
 #include "runtime/head/group_state.h"
 
 namespace bp::rt {
@@ -23,6 +25,7 @@ Result<std::unique_ptr<RankGroup>> RankGroup::open(bus::Context& context, RankGr
   }
   if (sodium_init() < 0) return Error{ErrorCode::kInternal, "libsodium does not start", {}};
   auto impl = std::make_unique<Impl>(std::move(options));
+  impl->host = host_identity();
   impl->wake = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!impl->wake) return errno_error("eventfd", errno);
   bus::ListenOptions listen;
@@ -55,11 +58,17 @@ Status RankGroup::expect_group(Epoch epoch, const v1::DeploymentPlan& plan) {
                  {}};
   }
   d.members.expect(epoch, ranks);
+  d.doors.clear();
+  d.doors.resize(ranks);
   d.result_rank = (plan.pp_size() - 1) * plan.tp_size();
   d.phase = Impl::Phase::kForming;
   d.error = {};
-  d.steps_sent = d.steps_done = d.lease_number = 0;
-  d.sent_ns.clear();
+  d.lease_number = 0;
+  d.served = d.rebuild = d.kv_kept = d.kv_suspect = false;
+  d.kv_pool = 0;
+  d.regroup_since_ns = 0;
+  d.regroups_in_vain = 0;
+  d.forget_steps();
   d.events.clear();
   BP_LOG(info, "group.expected", "epoch={} ranks={}", epoch.to_string(), ranks);
   return {};
@@ -71,6 +80,7 @@ std::vector<RankGroupEvent> RankGroup::poll(Deadline deadline) {
     bool woken = false, full = false;
     {
       std::lock_guard lock(d.mutex);
+      (void)d.take_results();
       for (int i = 0; i < kMessagesPerPoll; ++i) {
         auto in = d.router->try_recv();
         if (!in.ok()) break;
@@ -78,8 +88,7 @@ std::vector<RankGroupEvent> RankGroup::poll(Deadline deadline) {
         full = i + 1 == kMessagesPerPoll;
       }
       const int64_t now = monotonic_ns();
-      const bool leasing = d.phase == Impl::Phase::kLoading || d.phase == Impl::Phase::kServing;
-      if (leasing && now >= d.next_beat_ns) {
+      if (d.alive() && now >= d.next_beat_ns) {
         d.next_beat_ns = now + d.beat_ns();
         d.beat();
       }
@@ -88,9 +97,34 @@ std::vector<RankGroupEvent> RankGroup::poll(Deadline deadline) {
       woken = ::read(d.wake.get(), &count, sizeof count) > 0;
     }
     if (!d.events.empty() || woken || full || deadline.passed()) return std::exchange(d.events, {});
-    bus::wait_any({d.router.get()}, {}, {d.wake.get()},
-                  Deadline::at_ns(std::min(deadline.ns(), d.next_due())));
+    wait(deadline);
   }
+}
+
+// Sleeps until a socket, a wake-up, a result in memory or the end of a rank, or until something is due.
+void RankGroup::wait(Deadline deadline) {
+  Impl& d = *impl_;
+  HeadStepEnd* steps = d.phase == Impl::Phase::kServing ? d.doors[d.result_rank].steps.get() : nullptr;
+  std::vector<int> fds{d.wake.get()};
+  if (steps) {
+    steps->arm();
+    std::lock_guard lock(d.mutex);
+    if (d.take_results()) {   // it came between the last look and the arming
+      if (d.phase == Impl::Phase::kServing && d.doors[d.result_rank].steps.get() == steps) steps->disarm();
+      return;
+    }
+    fds.push_back(steps->bell_fd());
+  }
+  const size_t first_pidfd = fds.size() + 1;
+  for (const auto& door : d.doors) {
+    if (door.pidfd) fds.push_back(door.pidfd.get());
+  }
+  auto ready = bus::wait_any({d.router.get()}, {}, fds, Deadline::at_ns(std::min(deadline.ns(), d.next_due())));
+  if (steps) steps->disarm();
+  if (std::none_of(ready.begin(), ready.end(), [&](size_t i) { return i >= first_pidfd; })) return;
+  std::lock_guard lock(d.mutex);
+  (void)d.take_results();   // what a rank answered before it ended counts
+  d.look_for_dead();
 }
 
 void RankGroup::wake() {
@@ -101,27 +135,14 @@ void RankGroup::wake() {
 Status RankGroup::send_step(const v1::Step& step) {
   Impl& d = *impl_;
   std::lock_guard lock(d.mutex);
-  if (d.phase != Impl::Phase::kServing) {
-    return Error{ErrorCode::kConflict, "the group of ranks is not serving", {}};
-  }
+  if (!d.serves()) return Error{ErrorCode::kConflict, "the group of ranks is not serving", {}};
+  if (d.rebuild) return {};   // the engine is about to hear that its steps are void
   BP_CHECK(step.number() == d.steps_sent + 1);
-  v1::RankMessage m = d.message();
-  *m.mutable_step() = step;
-  const std::string bytes = m.SerializeAsString();
-  for (uint32_t r = 0; r < d.members.all().size(); ++r) {
-    JoinedRank& member = d.members.all()[r];
-    if (Status sent = d.router->send(member.routing_id, bytes); !sent.ok()) {
-      member.state = JoinedRank::State::kLost;
-      Error why{ErrorCode::kPeerLost,
-                d.members.label(r) + " broke its connection to the head before step " +
-                    std::to_string(step.number()), {}};
-      d.broken(why);
-      return why;
-    }
-  }
   ++d.steps_sent;
-  d.sent_ns.push_back(monotonic_ns());
-  return {};
+  d.uncommitted.push_back({step.number(), step.SerializeAsString(), monotonic_ns()});
+  if (d.phase == Impl::Phase::kServing) d.send_to_all(d.uncommitted.back());   // else when the group is whole again
+  if (d.alive()) return {};
+  return Error(d.error);
 }
 
 void RankGroup::fail(Error why) {
@@ -135,12 +156,14 @@ void RankGroup::shutdown(const std::string& reason) {
   if (!d.alive()) return;
   d.end_members(reason);
   d.phase = Impl::Phase::kBroken;
+  d.served = false;
+  d.doors.clear();
   d.error = {ErrorCode::kCancelled, reason, {}};
 }
 
 bool RankGroup::serving() const {
   std::lock_guard lock(impl_->mutex);
-  return impl_->phase == Impl::Phase::kServing;
+  return impl_->serves();
 }
 
 void RankGroup::fill_status(v1::HeadStatus* s) const {
@@ -150,7 +173,9 @@ void RankGroup::fill_status(v1::HeadStatus* s) const {
   s->set_ranks_expected(static_cast<uint32_t>(d.members.all().size()));
   s->set_ranks_joined(d.members.count_at_least(JoinedRank::State::kJoined));
   s->set_ranks_loaded(d.members.count_at_least(JoinedRank::State::kLoaded));
-  s->set_serving(d.phase == Impl::Phase::kServing);
+  s->set_serving(d.serves());
+  s->set_group_generation(d.members.generation());
+  s->set_regrouping_ms(d.alive() && d.regroup_since_ns ? (monotonic_ns() - d.regroup_since_ns) / 1'000'000 + 1 : 0);
   s->clear_group_error();
   if (d.phase == Impl::Phase::kBroken) {
     s->mutable_group_error()->set_code(std::string(error_name(d.error.code)));

@@ -8,6 +8,12 @@
 // A group goes: expect_group -> every rank says hello -> welcome (peers, data key) -> every rank ready
 // (kServing) -> steps and results -> broken, at most once. A broken group stays broken until expect_group
 // names a newer epoch: its ranks have been told to end by then.
+//
+// A rank that is lost does not break it: the others are told to leave, its node starts a new one under the same
+// epoch, and all form the next generation. Steps sent meanwhile wait. Where every rank still holds the KV contents
+// whole, the uncommitted steps are sent again and nobody outside notices; else kBroken and kServing follow each
+// other, and step numbers start at 1 again. A generation that does not come together within kRegroupMs breaks the
+// group.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -33,7 +39,7 @@ struct RankGroupOptions {
 
 struct RankGroupEvent {
   enum class Kind {
-    kServing,    // all ranks are loaded and connected: steps may be sent, numbers start at 1
+    kServing,    // all ranks are loaded and connected: steps may be sent, numbers start at 1 (again)
     kStepDone,   // `result`; results come in the order of the steps
     kBroken,     // `error` says which rank, at which step, why
   };
@@ -63,7 +69,7 @@ class RankGroup {
   void wake();
 
   /// Sends a step to all ranks. step.number must be the next one (1, 2, ...) of this group. kConflict when
-  /// the group is not serving; kPeerLost when a rank is gone (kBroken follows).
+  /// the group is not serving; the error that broke it when it breaks here (kBroken follows).
   Status send_step(const v1::Step& step);
 
   /// Gives the group up for a reason that only the caller can see: its ranks are told to end, kBroken
@@ -78,6 +84,7 @@ class RankGroup {
   void fill_status(v1::HeadStatus* status) const;
 
  private:
+  void wait(Deadline deadline);
   struct Impl;
   explicit RankGroup(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -34,6 +34,8 @@ class KvCache {
   Status admit(const v1::StepSequence& sequence);
   /// Copies a whole block in every layer and head. kInvalidArgument: a block out of range, or onto itself.
   Status copy(const v1::BlockCopy& copy);
+  /// Every block counts as full: the memory holds what an earlier process wrote.
+  void trust() { filled_.assign(filled_.size(), shape_.block_tokens); }
   /// One layer and head (both counted within this rank) as `sequence` sees it.
   KvView view(uint32_t layer, uint32_t head, const v1::StepSequence& sequence) const;
   std::byte* block(uint32_t layer, uint32_t head, uint32_t block_id) const;

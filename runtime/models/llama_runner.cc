@@ -74,6 +74,7 @@ class LlamaRunner final : public ModelRunner {
     return result;
   }
 
+  void trust_kv() override { kv_.trust(); }
   std::string numerics_class() const override { return numerics_class_here(exact_); }
 
   void measure(StepProfile* profile) override { shared_.profile = profile; }

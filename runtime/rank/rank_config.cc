@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
+#include <string_view>
 
 #include "engine/base/limits.h"
 #include "engine/bus/bus.h"
@@ -57,6 +59,21 @@ Status check(const v1::RankConfig& c) {
 }
 
 }  // namespace
+
+Predecessor predecessor() {
+  Predecessor p;
+  const char* text = std::getenv("BP_REPLACES");
+  const char* whole = std::getenv("BP_MEMORY_WHOLE");
+  if (!text) return p;
+  char* end = nullptr;
+  const long pid = std::strtol(text, &end, 10);
+  if (pid <= 0 || *end != ':') return p;
+  const unsigned long long ticks = std::strtoull(end + 1, &end, 10);
+  if (*end != ':') return p;
+  p.process = {static_cast<pid_t>(pid), ticks, end + 1};
+  p.memory_whole = whole && std::string_view(whole) == "1";
+  return p;
+}
 
 Result<v1::RankConfig> read_rank_config(int fd) {
   BP_ASSIGN(std::string bytes, read_all(fd));

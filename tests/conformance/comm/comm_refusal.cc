@@ -160,19 +160,43 @@ TEST_CASE("tcp: a greeting that somebody recorded opens nothing") {
 TEST_CASE("shm: a segment of another epoch, too small, or with a place taken is refused") {
   Fd segment = make_segment(2);
   auto attach = [&](Epoch epoch, uint32_t rank, uint32_t ranks) {
-    return ShmSegment::attach(segment.get(), epoch, rank, ranks, {}, Deadline::in_ms(100));
+    return ShmSegment::attach(segment.get(), {epoch, 1, rank, ranks, rank == 0}, {}, Deadline::in_ms(100));
   };
   auto first = attach(kEpoch, 0, 2);
   REQUIRE(first.ok());
   CHECK(attach({1, 8}, 1, 2).error().code == ErrorCode::kStaleEpoch);
   CHECK(attach(kEpoch, 0, 2).error().code == ErrorCode::kConflict);
   CHECK(attach(kEpoch, 1, 9).error().code == ErrorCode::kDoesNotFit);
-  auto alone = ShmSegment::attach(segment.get(), kEpoch, 1, 2, {0, 1}, Deadline::in_ms(100));
-  CHECK(alone.ok());
+  {
+    auto alone = ShmSegment::attach(segment.get(), {kEpoch, 1, 1, 2}, {0, 1}, Deadline::in_ms(100));
+    CHECK(alone.ok());
+  }
   Fd garbage = make_segment(2);
   uint64_t junk = 0x1234567;
   REQUIRE(::pwrite(garbage.get(), &junk, 8, 0) == 8);
-  CHECK(ShmSegment::attach(garbage.get(), kEpoch, 0, 2, {}, soon()).error().code == ErrorCode::kCorruptData);
+  CHECK(ShmSegment::attach(garbage.get(), {kEpoch, 1, 0, 2, true}, {}, soon()).error().code == ErrorCode::kCorruptData);
+}
+
+TEST_CASE("shm: the next generation starts on a clean segment; whoever is of the last one stays out") {
+  Fd segment = make_segment(2);
+  auto attach = [&](uint64_t generation, uint32_t rank, std::function<bool()> cancelled = {}) {
+    return ShmSegment::attach(segment.get(), {kEpoch, generation, rank, 2, rank == 0, std::move(cancelled)}, {},
+                              Deadline::in_ms(200));
+  };
+  {
+    auto a = attach(1, 0), b = attach(1, 1);
+    REQUIRE((a.ok() && b.ok()));
+    std::vector<std::byte> some(100, std::byte(7));
+    REQUIRE((*a)->link(1, "rank 1")->try_write(some, false).ok());   // never taken
+  }
+  CHECK(attach(2, 1, [] { return true; }).error().code == ErrorCode::kCancelled);   // rank 0 lays it out, not rank 1
+  auto a = attach(2, 0), b = attach(2, 1);
+  REQUIRE((a.ok() && b.ok()));
+  std::vector<std::byte> some(100);
+  auto got = (*b)->link(0, "rank 0")->try_read(some);
+  REQUIRE(got.ok());
+  CHECK(*got == 0);
+  CHECK(attach(1, 0).error().code == ErrorCode::kStaleEpoch);
 }
 
 TEST_CASE("shm: ranks as processes exchange data, and a killed one is named quickly") {

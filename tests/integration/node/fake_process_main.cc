@@ -79,6 +79,9 @@ int main(int, char** argv) {
   const int seals = ::fcntl(3, F_GET_SEALS);
   std::printf("started %s sealed=%d key=%s epoch=%s\n", argv[0], (seals & F_SEAL_WRITE) != 0,
               std::getenv("BP_PROCESS_KEY"), std::getenv("BP_PROCESS_EPOCH"));
+  const char* replaces = std::getenv("BP_REPLACES");
+  const char* whole = std::getenv("BP_MEMORY_WHOLE");
+  if (replaces) std::printf("whole=%s replaces=%s\n", whole ? whole : "", replaces);
   std::istringstream config(read_config());
   for (std::string line; std::getline(config, line);) {
     std::istringstream rest(line);

@@ -259,3 +259,71 @@ TEST_CASE(
   REQUIRE(!h.start("rank-0", epoch + 1, "").has_error());
   CHECK(h.marked().size() == 1);
 }
+
+namespace {
+
+v1::NodeCommandReply start_restartable(NodeHarness& h, const std::string& config, uint64_t epoch = 1) {
+  v1::NodeCommand c;
+  auto* s = c.mutable_start();
+  s->set_process_key("rank-0");
+  s->set_role(v1::PROCESS_ROLE_RANK);
+  s->set_program("bp-rank");
+  s->set_config(config);
+  s->set_restart(true);
+  s->add_no_restart(7);
+  *s->add_segments() = segment("kv-0", 4096, false);
+  return h.call(c, epoch);
+}
+
+}  // namespace
+
+TEST_CASE("node: a killed process is started again under its epoch, over the same memory, and so told") {
+  NodeHarness h;
+  h.start_agent();
+  const auto first = node::from_proto(start_restartable(h, "put 0 kept\nshow 0\n").started().identity());
+  h.wait_log("rank-0", "ready");
+  REQUIRE(process_signal(first, SIGKILL).ok());
+  auto ended = h.wait_ended("rank-0");
+  CHECK(ended.signal() == SIGKILL);
+  REQUIRE(ended.has_restarted());
+  CHECK(ended.restarted().epoch().counter() == 1);
+  const auto second = node::from_proto(ended.restarted().identity());
+  CHECK(second != first);
+  CHECK(process_alive(second));
+  CHECK(contains(h.wait_log("rank-0", "replaces=" + std::to_string(first.pid) + ":"), "whole=1"));
+  CHECK(h.processes().size() == 1);
+  // An agent that adopted it can do the same, though it cannot know how the old one ended.
+  h.kill_agent();
+  h.start_agent();
+  h.wait_hello();
+  h.ended.clear();
+  REQUIRE(process_signal(second, SIGKILL).ok());
+  ended = h.wait_ended("rank-0");
+  REQUIRE(ended.has_restarted());
+  CHECK(contains(h.wait_log("rank-0", "replaces=" + std::to_string(second.pid) + ":"), "whole=0"));
+  // Asked to, it goes; a newer epoch replaces it once.
+  REQUIRE(!start_restartable(h, "", 2).has_error());
+  CHECK(h.processes()[0].epoch().counter() == 2);
+  h.ended.clear();
+  REQUIRE(!h.stop("rank-0", 2, 1'000).has_error());
+  CHECK(!h.wait_ended("rank-0").has_restarted());
+  CHECK(h.processes().empty());
+}
+
+TEST_CASE("node: what ends by itself too often, or by a status that says so, is not started again") {
+  NodeHarness h;
+  h.start_agent();
+  SECTION("status") {
+    REQUIRE(!start_restartable(h, "exit 7\n").has_error());
+    CHECK(!h.wait_ended("rank-0").has_restarted());
+  }
+  SECTION("too often") {
+    REQUIRE(!start_restartable(h, "exit 5\n").has_error());
+    const Deadline deadline = Deadline::in_ms(10'000);
+    const auto last_one = [&] { return !h.ended.empty() && !h.ended.back().has_restarted(); };
+    while (!last_one() && !deadline.passed()) h.pump(20);
+    REQUIRE(last_one());
+    CHECK(h.ended.back().exit_code() == 5);
+  }
+  CHECK(h.processes().empty());
+}

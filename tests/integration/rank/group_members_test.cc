@@ -25,14 +25,14 @@ v1::RankHello hello(uint32_t rank, int pid) {
 TEST_CASE("group members: a hello said twice keeps its place, another process does not get it") {
   GroupMembers g("b");
   g.expect({1, 1}, 2);
-  CHECK(g.admit("x", hello(0, 10)).verdict == GroupMembers::Verdict::kJoined);
-  CHECK(g.admit("y", hello(0, 10)).verdict == GroupMembers::Verdict::kKnown);
+  CHECK(g.admit("x", hello(0, 10), 0).verdict == GroupMembers::Verdict::kJoined);
+  CHECK(g.admit("y", hello(0, 10), 0).verdict == GroupMembers::Verdict::kKnown);
   CHECK(g.find("x") == nullptr);
   CHECK(g.find("y") == &g.all()[0]);
-  CHECK(g.admit("z", hello(0, 11)).verdict == GroupMembers::Verdict::kRefused);
-  CHECK(g.admit("z", hello(2, 11)).verdict == GroupMembers::Verdict::kRefused);
+  CHECK(g.admit("z", hello(0, 11), 0).verdict == GroupMembers::Verdict::kRefused);
+  CHECK(g.admit("z", hello(2, 11), 0).verdict == GroupMembers::Verdict::kRefused);
   CHECK(!g.all_at_least(JoinedRank::State::kJoined));
-  CHECK(g.admit("z", hello(1, 11)).verdict == GroupMembers::Verdict::kJoined);
+  CHECK(g.admit("z", hello(1, 11), 0).verdict == GroupMembers::Verdict::kJoined);
   CHECK(g.all_at_least(JoinedRank::State::kJoined));
   CHECK(!g.all_at_least(JoinedRank::State::kLoaded));
 }
@@ -40,13 +40,13 @@ TEST_CASE("group members: a hello said twice keeps its place, another process do
 TEST_CASE("group members: what does not fit is named on both sides, all of it at once") {
   GroupMembers g("b");
   g.expect({1, 1}, 2);
-  REQUIRE(g.admit("x", hello(0, 10)).verdict == GroupMembers::Verdict::kJoined);
+  REQUIRE(g.admit("x", hello(0, 10), 0).verdict == GroupMembers::Verdict::kJoined);
   auto h = hello(1, 11);
   h.set_build_id("c");
   h.set_numerics_class("portable");
   h.set_model_key("n");
   h.set_protocol(99);
-  auto a = g.admit("y", h);
+  auto a = g.admit("y", h, 0);
   CHECK(a.verdict == GroupMembers::Verdict::kMisfit);
   for (const char* part : {"protocol is \"99\"", "build is \"c\", expected \"b\"", "\"portable\", expected \"avx512\"",
                            "model is \"n\", expected \"m\""}) {

@@ -106,9 +106,18 @@ void RankCluster::start_rank(uint32_t rank, Epoch epoch, const std::string& mode
   s.fds = {{config.get(), 3}, {lease.get(), 4}, {weights_[rank].get(), 5}, {kv_[rank].get(), 6}};
   if (o_.tp > 1) s.fds.push_back({comm_[rank / o_.tp].get(), 7});
   s.die_with_parent = true;
+  s.env = std::exchange(env_, {});
   auto id = process_spawn(s);
   if (!id.ok()) FAIL(id.error().to_string());
   processes_[rank] = *id;
+}
+
+void RankCluster::restart_rank(uint32_t rank, Epoch epoch, bool memory_whole) {
+  const ProcessId old = processes_[rank];
+  REQUIRE(process_wait_gone(old, Deadline::in_ms(5'000)).ok());
+  env_ = {{"BP_REPLACES", std::to_string(old.pid) + ":" + std::to_string(old.start_ticks) + ":" + old.boot_id},
+          {"BP_MEMORY_WHOLE", memory_whole ? "1" : "0"}};
+  start_rank(rank, epoch);
 }
 
 bool RankCluster::wait_for(RankGroupEvent::Kind kind, int64_t ms, RankGroupEvent* event) {

@@ -36,6 +36,8 @@ class RankCluster {
   /// `model_paths`: by rank, where one differs from the options'.
   void start(Epoch epoch, const std::vector<std::string>& model_paths = {});
   void start_rank(uint32_t rank, Epoch epoch, const std::string& model_path = {});
+  /// As a node does after it saw the rank end: a new one, told of the old one and whether its memory is whole.
+  void restart_rank(uint32_t rank, Epoch epoch, bool memory_whole);
   /// Polls until an event of `kind` came (true), another one did, or the time is up.
   bool wait_for(RankGroupEvent::Kind kind, int64_t ms, RankGroupEvent* event = nullptr);
   void kill(uint32_t rank, int signal);
@@ -55,6 +57,7 @@ class RankCluster {
   std::unique_ptr<RankGroup> group_;
   std::vector<Fd> weights_, kv_, comm_;   // by rank; comm_ by stage
   std::vector<ProcessId> processes_;
+  std::vector<std::pair<std::string, std::string>> env_;   // of the next rank
 };
 
 v1::Step make_step(uint64_t number, std::vector<uint32_t> tokens, uint32_t position = 0);

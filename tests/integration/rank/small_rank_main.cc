@@ -42,6 +42,7 @@ class SmallRunner final : public ModelRunner {
     }
     return result;
   }
+  void trust_kv() override {}
   std::string numerics_class() const override { return "small"; }
   std::vector<float> TEST_last_logits() const override { return {}; }
 
