@@ -153,7 +153,7 @@ struct SqliteStore::WriterThread {
   // Empty: the end. Waits for work; an idle writer has nobody to wait for it.
   std::vector<Pending> take() {
     std::unique_lock lock(mutex);
-    wake.wait(lock, [this] { return stopping || !queue.empty(); });
+    wake.wait(lock, [this] { return stopping || !queue.empty(); });  // untimed: its own queue
     std::vector<Pending> group;
     while (!queue.empty() && group.size() < kGroupMax) {
       group.push_back(std::move(queue.front()));

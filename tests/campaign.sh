@@ -6,6 +6,7 @@ usage() {
   cat <<'TXT'
 usage: tests/campaign.sh NAME [options]
   kill-matrix [--kills N]   kill -9 of each kind of process in each stage, 5 kills a cell (about 20 minutes)
+  streams [--minutes N]     16 streams while ranks and nodes die beneath them (default 10 minutes)
   fuzz [SECONDS]            every fuzzer for SECONDS (default 600); what it finds grows build/fuzz/fuzz
 Results are kept in build/campaign; delete it to start afresh. Needs a build: tests/run.sh makes one.
 TXT
@@ -15,6 +16,9 @@ name=$1; shift
 mkdir -p build/campaign
 case "$name" in
   kill-matrix) exec python3 tests/fault/kill_matrix.py --resume build/campaign/kill-matrix.json "$@" ;;
+  streams)
+    case " $* " in *" --minutes "*|*" --seconds "*) ;; *) set -- --minutes 10 "$@" ;; esac
+    exec python3 tests/fault/streams.py "$@" ;;
   fuzz)
     cmake --preset fuzz -DBP_FUZZ_SECONDS="${1:-600}" >/dev/null && cmake --build --preset fuzz --target fuzzers
     exec ctest --preset fuzz -L fuzz --output-on-failure ;;

@@ -179,7 +179,7 @@ Result<ProcessId> process_spawn(const SpawnOptions& o) {
     Status allowed = id.ok() ? o.before_exec(*id) : Status(id.error());
     if (!allowed.ok()) {
       gate_parent.reset();
-      ::waitpid(pid, nullptr, 0);
+      ::waitpid(pid, nullptr, 0);  // untimed: its gate is shut, it ends
       return allowed.error();
     }
     (void)!::send(gate_parent.get(), "g", 1, MSG_NOSIGNAL);
@@ -188,7 +188,7 @@ Result<ProcessId> process_spawn(const SpawnOptions& o) {
   ssize_t got;
   do { got = ::read(report_read.get(), &child_errno, sizeof child_errno); } while (got < 0 && errno == EINTR);
   if (got == static_cast<ssize_t>(sizeof child_errno)) {
-    ::waitpid(pid, nullptr, 0);
+    ::waitpid(pid, nullptr, 0);  // untimed: it has said that it ends
     return errno_error("exec " + o.program, child_errno);
   }
   if (!id.ok()) return Error{ErrorCode::kPeerLost, o.program + " ended at once", {}};

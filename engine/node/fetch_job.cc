@@ -118,7 +118,7 @@ void FetchJob::coordinate() {
     if (!s.ok()) fail(std::move(s).error().with_context("fetch \"" + o.name() + "\""));
     std::unique_lock lock(mutex_);
     // A bound on what is open at once; the workers make room.
-    changed_.wait(lock, [this] {
+    changed_.wait(lock, [this] {  // untimed: its own workers, whose requests have deadlines
       return error_ || (queue_.size() < 2 * parallel_ && busy_ < 2 * parallel_);
     });
     if (error_) break;
@@ -126,7 +126,7 @@ void FetchJob::coordinate() {
   std::unique_lock lock(mutex_);
   all_queued_ = true;
   changed_.notify_all();
-  changed_.wait(lock, [this] { return error_ || busy_ == 0; });
+  changed_.wait(lock, [this] { return error_ || busy_ == 0; });  // untimed: as above
   finished_ = true;
   if (!error_)
     BP_LOG(info, "fetch.done", "key={} objects={} bytes={} from_cache={}", fetch_key_,
@@ -173,7 +173,7 @@ void FetchJob::queue_parts(const std::shared_ptr<Object>& object) {
 void FetchJob::work() {
   for (;;) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return error_ || finished_ || !queue_.empty(); });
+    changed_.wait(lock, [this] { return error_ || finished_ || !queue_.empty(); });  // untimed: its queue
     if (error_ || finished_) return;
     Part part = std::move(queue_.front());
     queue_.pop_front();

@@ -184,7 +184,7 @@ Status ShmSegment::open_header(const Who& who, Deadline deadline) {
       break;
     }
     if (deadline.passed()) {
-      return Error{ErrorCode::kDeadlineExceeded, "waited for the first rank of the node to lay out the comm segment", {}};
+      return Error{ErrorCode::kDeadlineExceeded, "waited for the first rank of the node to lay out the segment", {}};
     }
     if (who.cancelled && who.cancelled()) return Error{ErrorCode::kCancelled, "told to leave the group", {}};
     ::usleep(200);

@@ -152,7 +152,8 @@ void Connector::wait() {
     fds.push_back({c.socket.get(), static_cast<short>(c.connecting || !c.out.empty() ? POLLOUT | POLLIN : POLLIN), 0});
     if (c.connecting) fds.back().events = POLLOUT;
   }
-  ::poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(o_.deadline.left_ms() + 1, o_.cancelled ? kCancelLookMs : kRetryMs)));
+  const int64_t look_ms = o_.cancelled ? kCancelLookMs : kRetryMs;
+  ::poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(o_.deadline.left_ms() + 1, look_ms)));
   size_t at = 1;
   for (auto it = half_open_.begin(); it != half_open_.end(); ++at) {
     Status status = fds[at].revents ? step(*it, fds[at].revents) : Status{};

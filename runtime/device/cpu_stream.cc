@@ -57,7 +57,7 @@ class CpuStream final : public Stream {
   void run() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+      changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });  // untimed: its own queue
       if (stopping_) return;
       Work work = std::move(queue_.front());
       queue_.pop_front();

@@ -139,7 +139,8 @@ void RankGroup::Impl::send_welcome(uint32_t rank) {
   sodium_memzero(w->mutable_data_key()->data(), w->mutable_data_key()->size());
   sodium_memzero(bytes.data(), bytes.size());
   members.all()[rank].welcomed = true;
-  if (!sent.ok()) lost(rank, {ErrorCode::kPeerLost, members.label(rank) + " went away before it was welcome", {}}, false);
+  if (sent.ok()) return;
+  lost(rank, {ErrorCode::kPeerLost, members.label(rank) + " went away before it was welcome", {}}, false);
 }
 
 void RankGroup::Impl::all_loaded() {

@@ -219,10 +219,12 @@ void RankGroup::Impl::check_lost(int64_t now) {
   if (alive() && regroup_since_ns != 0 && now >= regroup_until_ns) {
     std::string missing;
     for (uint32_t r = 0; r < members.all().size(); ++r) {
-      if (members.all()[r].state < JoinedRank::State::kLoaded) missing += (missing.empty() ? "" : ", ") + members.label(r);
+      if (members.all()[r].state == JoinedRank::State::kLoaded) continue;
+      missing += (missing.empty() ? "" : ", ") + members.label(r);
     }
-    broken(Error(regroup_why).with_context("waited " + std::to_string((now - regroup_since_ns) / kNsPerMs) + " ms for " +
-                                           missing + " to form generation " + std::to_string(members.generation())));
+    const int64_t waited_ms = (now - regroup_since_ns) / kNsPerMs;
+    broken(Error(regroup_why).with_context("waited " + std::to_string(waited_ms) + " ms for " + missing +
+                                           " to form generation " + std::to_string(members.generation())));
   }
   if (phase == Phase::kServing && !uncommitted.empty() &&
       now - uncommitted.front().sent_ns > options.step_deadline_ms * kNsPerMs) {

@@ -65,7 +65,7 @@ std::string tcp(const std::string& address, uint32_t port) {
 /// Waits for SIGTERM or SIGINT, which are blocked in all threads.
 void wait_for_end(const sigset_t& signals) {
   int got = 0;
-  while (sigwait(&signals, &got) != 0) {
+  while (sigwait(&signals, &got) != 0) {  // untimed: what the main thread is for
   }
   BP_LOG(info, "head.signal", "signal={}", got);
 }

@@ -16,8 +16,10 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import serve  # noqa: E402
-from harness import Failure, Site  # noqa: E402
+import streams  # noqa: E402
+from harness import MODEL, Failure, Site  # noqa: E402
 
 BENCHMARKS = {}
 
@@ -147,6 +149,69 @@ def runtime_roofline():
 
 
 serve.register(benchmark)
+
+
+def told(key, *command):
+    """One number of the line of JSON that a program prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode != 0:
+        raise Failure(f"{' '.join(command)}: status {done.returncode}: {done.stderr[-500:]}")
+    return json.loads(done.stdout)[key]
+
+
+@benchmark("comm.shm_allreduce_us", "us", runs=5, aim=1, peer="Gloo over loopback: comm.gloo_allreduce_us")
+def comm_shm():
+    """Sum of 576 values over two ranks of one node, median of 18,000, two processes, the memory shared."""
+    return told("us", build_file("bench_comm"), "shm", "576")
+
+
+@benchmark("comm.tcp_allreduce_us", "us", runs=5, peer="Gloo over loopback: comm.gloo_allreduce_us")
+def comm_tcp():
+    """The same over our encrypted connections, on loopback."""
+    return told("us", build_file("bench_comm"), "tcp", "576")
+
+
+@benchmark("comm.gloo_allreduce_us", "us", runs=5)
+def comm_gloo():
+    """The peer: Gloo's all-reduce of 576 FP32 over its plain TCP, on loopback."""
+    return told("us", build_file("bench_comm"), "gloo", "576")
+
+
+@benchmark("comm.step_round_trip_us", "us", runs=5, peer="ZeroMQ over ipc 85")
+def comm_steps():
+    """A step to a rank of the head's host and its answer back, both asleep when it comes."""
+    return told("us", build_file("bench_comm"), "steps")
+
+
+for what, aim in (("decode", 1.15), ("prompt", 1.75)):
+    def tp2(what=what):
+        return told(f"{what}_speedup", build_file("bench_tp"), MODEL)
+    tp2.__doc__ = f"Two tensor ranks of one thread each against one rank on one core, {what}, runner alone."
+    benchmark(f"runtime.tp2_{what}_speedup", "x", runs=3, aim=aim, peer="llama.cpp over RPC is slower than alone")(tp2)
+
+
+recoveries = []
+
+
+def recover():
+    """One campaign of ranks killed singly serves both figures."""
+    if not recoveries:
+        args = streams.parser().parse_args(["--seconds", "12", "--kinds", "rank", "--two", "0", "--seed", "1"])
+        recoveries.append(streams.run(args))
+    return recoveries[-1]
+
+
+@benchmark("recovery.longest_silence_ms", "ms", runs=1, aim=300, limit=2500,
+           peer="vLLM 99,000 to come back, llama.cpp aborts")
+def recovery_silence():
+    """Longest silence of any of 16 open streams while a rank is killed each second, 2 nodes x 1 rank."""
+    return recover()["longest_ms"]
+
+
+@benchmark("recovery.broken_streams", "streams", runs=1, aim=0, limit=0, peer="vLLM and llama.cpp: all that are open")
+def recovery_broken():
+    """Streams of the same campaign that ended early or with other bytes than an undisturbed run."""
+    return recover()["broken"]
 
 
 class warm_site:

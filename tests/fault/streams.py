@@ -225,7 +225,8 @@ def main():
         args.seconds = args.minutes * 60
     if args.seed is None:
         args.seed = random.SystemRandom().randrange(1 << 30)
-    print(f"seed {args.seed}, {args.streams} streams, {args.nodes} x {args.gpus} ranks, {args.seconds:.0f} s", flush=True)
+    print(f"seed {args.seed}, {args.streams} streams, {args.nodes} x {args.gpus} ranks, {args.seconds:.0f} s",
+          flush=True)
     try:
         r = run(args)
     except Failure as e:

@@ -32,6 +32,21 @@ RULES = {
 BANNED = re.compile(r"\b(TODO|FIXME|XXX|HACK|not implemented|unimplemented)\b", re.IGNORECASE)
 LIMITS = {".h": 180, ".cc": 400, ".py": 400, ".cuh": 300, ".cu": 300}
 COLUMNS = 120
+# Waits that no deadline ends. One that must be so says why behind it: "// untimed: ...".
+UNTIMED = [
+    (re.compile(r"\.wait\(\s*\w*(lock|lk)\w*\s*[,)]"), "a condition variable waits without a deadline"),
+    (re.compile(r"FUTEX_WAIT\w*,[^,]+,\s*(nullptr|NULL|0)\s*[,)]"), "a futex waits without a deadline"),
+    (re.compile(r"\bpoll\([^;]*,\s*-1\s*\)"), "poll waits for ever"),
+    (re.compile(r"\bppoll\([^;]*,\s*(nullptr|NULL)\s*,\s*(nullptr|NULL)\s*\)"), "ppoll waits for ever"),
+    (re.compile(r"\bepoll_wait\([^;]*,\s*-1\s*\)"), "epoll_wait waits for ever"),
+    (re.compile(r"\bwaitpid\([^;]*,\s*0\s*\)"), "waitpid waits for ever"),
+    (re.compile(r"\bsigwait\("), "sigwait waits for ever"),
+    (re.compile(r"\bflock\([^;]*LOCK_(EX|SH)\s*\)"), "flock waits for ever"),
+    (re.compile(r"recv_flags::none"), "a socket is read without a deadline"),
+    (re.compile(r"\bfuture\w*\.(wait|get)\(\)"), "a future is waited for without a deadline"),
+    (re.compile(r"\.(arrive_and_wait|acquire)\(\)"), "a barrier or semaphore is waited for without a deadline"),
+]
+PRODUCT = ("engine/", "plugins/", "runtime/", "storage/")
 TOP = {"CMakeLists.txt", "engine", "plugins", "proto", "storage", "runtime", "examples", "tests"}
 
 
@@ -87,6 +102,10 @@ def main():
                 problems.append(f"{path}:{number}: {len(line)} columns, at most {COLUMNS}")
             if path != "tests/tidy/tidy.py" and BANNED.search(line):
                 problems.append(f"{path}:{number}: unfinished: {line.strip()[:80]}")
+            if path.startswith(PRODUCT) and "// untimed: " not in line:
+                for pattern, text in UNTIMED:
+                    if pattern.search(line):
+                        problems.append(f"{path}:{number}: {text}: {line.strip()[:80]}")
             m = re.match(r'\s*#include "((?:engine|storage|plugins|runtime|tests)/[^"]+)"', line)
             if m and not path.startswith(("tests/", "examples/")) and not allowed(path, m.group(1)):
                 problems.append(f"{path}:{number}: {room_of(path)} must not include {m.group(1)}")
