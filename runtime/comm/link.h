@@ -53,6 +53,8 @@ class Exchange {
   virtual std::byte* mine(uint64_t round) = 0;
   /// Lets the others read `size_bytes` of mine(round), and wakes who sleeps.
   virtual void publish(uint64_t round, uint64_t size_bytes) = 0;
+  /// Moves the calling thread to another core when `rank`, for which it waits, sits on the same one.
+  virtual void part_from(uint32_t rank) = 0;
   /// What `rank` laid down in `round`; null: not yet. `size_bytes` gets its size.
   virtual const std::byte* of(uint32_t rank, uint64_t round, uint64_t* size_bytes) = 0;
 };

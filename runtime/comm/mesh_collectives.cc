@@ -107,10 +107,15 @@ Status MeshCommunicator::reduce_shared(std::span<int64_t> data, Deadline deadlin
 Status MeshCommunicator::wait_for_part(uint32_t peer, const std::byte** part, uint64_t* size_bytes,
                                        Deadline deadline) {
   constexpr int64_t kSliceNs = 20'000'000;   // how often a silent peer is checked for death
+  constexpr int64_t kPartNs = 15'000;        // ranks that run side by side are nearer to each other than this
   const auto look = [&] { return (*part = o_.exchange->of(peer, round_, size_bytes)) != nullptr; };
   const int64_t begin_ns = monotonic_ns();
+  bool parted = false;
   for (Spinner spinner(o_.spin); spinner.again();) {
     if (look()) return {};
+    if (parted || spinner.spent_ns() < kPartNs) continue;
+    o_.exchange->part_from(peer);
+    parted = true;
   }
   for (;;) {
     if (aborted_.load()) return Error{ErrorCode::kStaleEpoch, "aborted", {}};

@@ -13,6 +13,7 @@ namespace bp::rt {
 void MeshCommunicator::begin(Op op) {
   op_ = op;
   ++operation_;
+  begin_ns_ = monotonic_ns();
   out_.clear();
   in_.clear();
 }
@@ -190,7 +191,7 @@ std::string MeshCommunicator::waited_for() const {
   };
   for (const auto& t : in_) if (!t.finished) add(t.from, "send", t.done, sizeof(Header) + t.data.size());
   for (const auto& t : out_) if (!t.finished) add(t.to, "take", t.done, sizeof(Header) + t.data.size());
-  return text;
+  return text + " for " + std::to_string((monotonic_ns() - begin_ns_) / 1'000'000) + " ms";
 }
 
 void MeshCommunicator::abort() {

@@ -58,6 +58,7 @@ class MeshCommunicator final : public Communicator {
   std::vector<uint32_t> sent_, received_;  // messages so far, by peer
   uint64_t operation_ = 0;              // operations so far
   Op op_ = Op::kBarrier;
+  int64_t begin_ns_ = 0;                // of the operation
   std::vector<Outgoing> out_;
   std::vector<Incoming> in_;
   std::vector<int64_t> scratch_;

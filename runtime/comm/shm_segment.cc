@@ -2,6 +2,7 @@
 
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -56,6 +57,7 @@ struct alignas(128) ShmSegment::RingControl {
 struct alignas(128) ShmSegment::RoundSlot {
   std::atomic<uint64_t> round;       // stored last
   uint64_t size_bytes[2];            // of the buffers of even and odd rounds
+  std::atomic<int32_t> cpu;          // where it published the last round
 };
 
 namespace {
@@ -93,6 +95,7 @@ std::byte* ShmSegment::buffer(uint32_t rank, uint64_t round) {
 void ShmSegment::publish(uint64_t round, uint64_t size_bytes) {
   RoundSlot& s = round_slot(rank_);
   s.size_bytes[round & 1] = size_bytes;
+  s.cpu.store(::sched_getcpu(), std::memory_order_relaxed);
   s.round.store(round);   // seq_cst, as all that ring() goes with
   for (uint32_t r = 0; r < ranks_; ++r) {
     if (r != rank_) ring(r);
@@ -104,6 +107,24 @@ const std::byte* ShmSegment::of(uint32_t rank, uint64_t round, uint64_t* size_by
   if (s.round.load() < round) return nullptr;
   *size_bytes = s.size_bytes[round & 1];
   return buffer(rank, round);
+}
+
+// Two ranks that wait for each other in turn look to the kernel like one busy thread: it leaves them on one core for
+// seconds. The mask is narrowed only for the move.
+void ShmSegment::part_from(uint32_t rank) {
+  constexpr int64_t kRestNs = 20'000'000;
+  const int here = ::sched_getcpu();
+  const int64_t now = monotonic_ns();
+  cpu_set_t all, others;
+  if (rank > rank_ || here < 0 || now - moved_ns_ < kRestNs ||
+      round_slot(rank).cpu.load(std::memory_order_relaxed) != here ||
+      ::sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < 2) {
+    return;
+  }
+  moved_ns_ = now;
+  others = all;
+  CPU_CLR(here, &others);
+  if (::sched_setaffinity(0, sizeof others, &others) == 0) (void)::sched_setaffinity(0, sizeof all, &all);
 }
 
 std::byte* ShmSegment::ring_data(uint32_t from, uint32_t to) {

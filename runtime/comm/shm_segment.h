@@ -68,6 +68,7 @@ class ShmSegment : public Doorbell, public Exchange {
   std::byte* mine(uint64_t round) override { return buffer(rank_, round); }
   void publish(uint64_t round, uint64_t size_bytes) override;
   const std::byte* of(uint32_t rank, uint64_t round, uint64_t* size_bytes) override;
+  void part_from(uint32_t rank) override;
 
   struct RingControl;
   struct RankSlot;
@@ -90,6 +91,7 @@ class ShmSegment : public Doorbell, public Exchange {
   uint32_t rank_ = 0, ranks_ = 0;
   size_t ring_bytes_ = 0, buffers_at_ = 0, rings_at_ = 0;
   bool attached_ = false;
+  int64_t moved_ns_ = 0;         // when part_from() moved us last
   std::vector<Fd> peer_pidfds_;  // by rank; empty for ourselves and ranks of this process
 };
 

@@ -16,7 +16,10 @@ TensorGroup::TensorGroup(const plan::ShardPlan& plan, uint32_t rank, Communicato
 
 Status TensorGroup::sum_leaves(std::span<int64_t> sums, const std::function<std::string()>& where,
                                Deadline deadline) {
-  if (size_ > 1) BP_TRY(comm_->all_reduce_i64(sums, deadline));
+  if (size_ > 1) {
+    Status summed = comm_->all_reduce_i64(sums, deadline);
+    if (!summed.ok()) return Error(summed.error()).with_context(where());
+  }
   if (sums.back() != 0)
     return Error{ErrorCode::kCorruptData,
                  fmt::format("{}: {} sums are not finite or beyond 2^20; weights or activations are broken", where(),

@@ -18,6 +18,7 @@
 
 #include "runtime/comm/groups.h"
 #include "runtime/comm/shm_segment.h"
+#include "runtime/comm/spin.h"
 #include "runtime/models/model_runner.h"
 
 namespace {

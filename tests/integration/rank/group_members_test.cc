@@ -53,3 +53,30 @@ TEST_CASE("group members: what does not fit is named on both sides, all of it at
     CHECK(a.reason.find(part) != std::string::npos);
   }
 }
+
+TEST_CASE("group members: generations keep who lives, take whom a node vouches for, and no ghosts") {
+  using Verdict = GroupMembers::Verdict;
+  GroupMembers g("b");
+  g.expect({1, 1}, 2);
+  REQUIRE(g.admit("x", hello(0, 10), 0).verdict == Verdict::kJoined);
+  REQUIRE(g.admit("y", hello(1, 11), 0).verdict == Verdict::kJoined);
+  for (auto& m : g.all()) m.welcomed = true;
+  g.regroup();
+  CHECK(g.generation() == 2);
+  CHECK(g.count_at_least(JoinedRank::State::kJoined) == 0);
+  CHECK(g.admit("x", hello(0, 10), 1).verdict == Verdict::kLate);   // said before it heard of the generation
+  CHECK(g.admit("x", hello(0, 10), 0).verdict == Verdict::kLate);   // said before it was ever welcome
+  CHECK(g.admit("x", hello(0, 10), 2).verdict == Verdict::kJoined);
+  CHECK(g.admit("x", hello(0, 10), 2).verdict == Verdict::kKnown);
+  // Another process for rank 1: only in place of the one that is known, or of nobody.
+  auto h = hello(1, 12);
+  CHECK(g.admit("z", h, 0).verdict == Verdict::kRefused);
+  h.mutable_replaces()->set_pid(99);
+  CHECK(g.admit("z", h, 0).verdict == Verdict::kRefused);
+  h.mutable_replaces()->set_pid(11);
+  CHECK(g.admit("z", h, 0).verdict == Verdict::kReplaces);
+  g.forget(1);
+  CHECK(g.admit("y", hello(1, 11), 1).verdict == Verdict::kRefused);   // lost, and back from a long stop
+  CHECK(g.admit("z", h, 0).verdict == Verdict::kJoined);
+  CHECK(g.all_at_least(JoinedRank::State::kJoined));
+}
