@@ -1,5 +1,7 @@
 #include "runtime/head/group_state.h"
 
+#include <utility>
+
 #include "engine/base/log.h"
 
 namespace bp::rt {
@@ -205,6 +207,12 @@ void RankGroup::Impl::beat() {
       lost(r, {ErrorCode::kPeerLost, members.label(r) + " broke its connection to the head", {}}, false);
     }
   }
+}
+
+// A head that was stopped for a while has asked nobody for a sign of life meanwhile.
+void RankGroup::Impl::forgive_own_silence(int64_t now) {
+  if (now - std::exchange(last_look_ns, now) < beat_ns()) return;
+  for (JoinedRank& m : members.all()) m.seen_ns = now;
 }
 
 void RankGroup::Impl::check_lost(int64_t now) {

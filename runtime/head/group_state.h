@@ -48,7 +48,7 @@ struct RankGroup::Impl {
   uint32_t result_rank = 0;        // tp_rank 0 of the last pipeline stage
   Secret data_key;
   uint64_t sequence = 0, lease_number = 0;
-  int64_t next_beat_ns = 0;
+  int64_t next_beat_ns = 0, last_look_ns = 0;
   uint64_t steps_sent = 0, steps_done = 0;
   std::deque<SentStep> uncommitted;  // sent or to be sent, not answered; oldest first
   std::vector<RankGroupEvent> events;
@@ -85,6 +85,7 @@ struct RankGroup::Impl {
   void tell_end(const std::string& routing_id, Epoch epoch, const std::string& reason);
   void end_members(const std::string& reason);
   void beat();
+  void forgive_own_silence(int64_t now);
   void check_lost(int64_t now);
   void broken(Error why);
   int64_t next_due() const;

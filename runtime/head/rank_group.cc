@@ -88,6 +88,7 @@ std::vector<RankGroupEvent> RankGroup::poll(Deadline deadline) {
         full = i + 1 == kMessagesPerPoll;
       }
       const int64_t now = monotonic_ns();
+      d.forgive_own_silence(now);
       if (d.alive() && now >= d.next_beat_ns) {
         d.next_beat_ns = now + d.beat_ns();
         d.beat();

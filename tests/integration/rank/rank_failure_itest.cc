@@ -125,6 +125,21 @@ TEST_CASE("ranks: a group whose lost rank does not come back breaks, named, and 
   CHECK(c.wait_for(Kind::kStepDone, 5'000));
 }
 
+TEST_CASE("ranks: a head that was stopped for less than a lease blames nobody") {
+  RankCluster c(small());
+  c.start({1, 1});
+  REQUIRE(c.wait_for(Kind::kServing, 20'000));
+  const ProcessId before[] = {c.process(0), c.process(1), c.process(2), c.process(3)};
+  ::usleep(600'000);   // of a lease of a second; three beats are 375 ms
+  REQUIRE(c.group().send_step(make_step(1, {5})).ok());
+  RankGroupEvent e;
+  REQUIRE(c.wait_for(Kind::kStepDone, 5'000, &e));
+  v1::HeadStatus status;
+  c.group().fill_status(&status);
+  CHECK(status.group_generation() == 1);
+  for (const auto& p : before) CHECK(process_alive(p));
+}
+
 TEST_CASE("ranks: a silent head lets the leases lapse, and the ranks stop") {
   RankCluster c(small());
   c.start({1, 1});
