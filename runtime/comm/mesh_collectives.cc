@@ -83,6 +83,7 @@ Status MeshCommunicator::all_reduce_i64(std::span<int64_t> data, Deadline deadli
 }
 
 Status MeshCommunicator::reduce_shared(std::span<int64_t> data, Deadline deadline) {
+  if (aborted_.load(std::memory_order_relaxed)) return Error{ErrorCode::kStaleEpoch, "aborted", {}};
   Exchange& exchange = *o_.exchange;
   ++round_;
   std::memcpy(exchange.mine(round_), data.data(), data.size_bytes());
