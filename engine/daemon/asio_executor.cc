@@ -6,20 +6,27 @@
 #include <boost/asio/steady_timer.hpp>
 #include <unordered_map>
 
+#include "engine/daemon/loop_watch.h"
+
 namespace bp::daemon {
 
 struct AsioExecutor::Impl {
-  explicit Impl(boost::asio::io_context& i) : io(i) {}
+  Impl(boost::asio::io_context& i, LoopWatch& w) : io(i), watch(w) {}
   boost::asio::io_context& io;
+  LoopWatch& watch;
   TimerId next = 1;
   std::unordered_map<TimerId, std::unique_ptr<boost::asio::steady_timer>> timers;
 };
 
-AsioExecutor::AsioExecutor(boost::asio::io_context& io) : impl_(std::make_unique<Impl>(io)) {}
+AsioExecutor::AsioExecutor(boost::asio::io_context& io, LoopWatch& watch)
+    : impl_(std::make_unique<Impl>(io, watch)) {}
 AsioExecutor::~AsioExecutor() = default;
 
 void AsioExecutor::post(std::function<void()> call) {
-  boost::asio::post(impl_->io, std::move(call));
+  boost::asio::post(impl_->io, [watch = &impl_->watch, call = std::move(call)] {
+    LoopWatch::Turn turn(*watch, "posted");
+    call();
+  });
 }
 
 shell::Executor::TimerId AsioExecutor::after(int64_t delay_ms, std::function<void()> call) {
@@ -31,6 +38,7 @@ shell::Executor::TimerId AsioExecutor::after(int64_t delay_ms, std::function<voi
         // Cancelled ones may still be called, with an error or, when they were due, without: the
         // table decides.
         if (ec || impl->timers.erase(id) == 0) return;
+        LoopWatch::Turn turn(impl->watch, "timer");
         call();
       });
   impl_->timers.emplace(id, std::move(timer));

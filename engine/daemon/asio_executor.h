@@ -9,10 +9,12 @@ class io_context;
 }
 
 namespace bp::daemon {
+class LoopWatch;
 
 class AsioExecutor final : public shell::Executor {
  public:
-  explicit AsioExecutor(boost::asio::io_context& io);
+  /// `watch` outlives it.
+  AsioExecutor(boost::asio::io_context& io, LoopWatch& watch);
   ~AsioExecutor() override;
   void post(std::function<void()> call) override;
   TimerId after(int64_t delay_ms, std::function<void()> call) override;

@@ -11,6 +11,7 @@ struct Config {
   std::string state_dir, run_dir, plugin_dir, workflow_dir;
   std::string provider = "local", device = "cpu";
   bool allow_private_stores = false, exact = false, embedded = false, start_paused = false;
+  uint32_t admit_active = 0;  // runs at work that are taken in; 0: as many as the rate allows
   std::string log_level = "info", log_file;
   std::string trace_mib;  // of the scheduler's trace of each head; empty: none
 };

@@ -12,6 +12,7 @@
 #include "engine/base/log.h"
 #include "engine/daemon/asio_executor.h"
 #include "engine/daemon/file_logs.h"
+#include "engine/daemon/loop_watch.h"
 #include "engine/daemon/machine_check.h"
 #include "engine/daemon/mark_file.h"
 #include "engine/daemon/real_processes.h"
@@ -36,7 +37,7 @@ class Daemon {
  public:
   explicit Daemon(const Config& config)
       : config_(config),
-        executor_(io_),
+        executor_(io_, watch_),
         logs_(config.state_dir + "/logs"),
         signals_(io_, SIGTERM, SIGINT) {}
   Status start();
@@ -51,6 +52,7 @@ class Daemon {
 
   const Config& config_;
   boost::asio::io_context io_{1};
+  LoopWatch watch_;
   AsioExecutor executor_;
   SystemClock clock_;
   SystemRandom random_;
@@ -91,6 +93,7 @@ Result<shell::Settings> Daemon::make_settings() {
   s.trace_mib = config_.trace_mib;
   s.embedded = config_.embedded;
   s.start_paused = config_.start_paused;
+  s.admit_active = config_.admit_active;
   BP_ASSIGN(s.workflows, load_workflows(config_.workflow_dir));
   BP_ASSIGN(s.secrets_key,
             shell::load_or_make_secrets_key(config_.state_dir + "/keys/secrets.key"));
@@ -119,6 +122,8 @@ Status Daemon::start() {
                             config_.state_dir + "/logs", config_.log_level, stage_endpoint});
   BP_TRY(transport_->open(
       [this](shell::Channel c, const bus::Peer& p, std::string_view m) {
+        static constexpr const char* kTurns[] = {"client message", "stage message", "node message"};
+        LoopWatch::Turn turn(watch_, kTurns[static_cast<int>(c)]);
         shell_->on_message(c, p, m);
       },
       [this](shell::Channel c, const std::string& id) { shell_->on_unreachable(c, id); }));

@@ -46,6 +46,8 @@ int main(int argc, char** argv) {
                  "heads record what their schedulers decide, up to so many MiB each; see bp-head --replay");
   app.add_flag("--exact", config.exact, "FP32 activations, for comparison with references");
   app.add_flag("--embedded", config.embedded, "started by bp for one user: a client may end it");
+  app.add_option("--admit-active", config.admit_active,
+                 "runs at work that are taken in; 0: as the measured rate allows");
   app.add_flag("--start-paused", config.start_paused,
                "take up all runs but dispatch nothing until `bp daemon resume`");
   try {

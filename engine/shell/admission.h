@@ -15,6 +15,9 @@ class Admission {
   static constexpr size_t kLiveMax = 2'000'000;
   static constexpr int64_t kWindowMs = 250;        // of the rate
 
+  /// 0: as the measured rate allows.
+  explicit Admission(size_t active_max) : fixed_(active_max) {}
+
   bool admit(size_t active, size_t live, int64_t now_ms, uint64_t ended_total) {
     measure(now_ms, ended_total);
     if (active < limit() && live < kLiveMax) return true;
@@ -28,6 +31,7 @@ class Admission {
     return std::clamp<int64_t>(static_cast<int64_t>(ms), 20, 5'000);
   }
   size_t limit() const {
+    if (fixed_ > 0) return fixed_;
     return std::max(kActiveMin, static_cast<size_t>(rate_per_s_ * kBacklogMs / 1000));
   }
   double rate_per_s() const { return rate_per_s_; }
@@ -46,6 +50,7 @@ class Admission {
     ended_before_ = ended_total;
     refused_ = 0;
   }
+  const size_t fixed_;
   int64_t since_ms_ = 0;
   uint64_t ended_before_ = 0, refused_ = 0;
   double rate_per_s_ = 0;

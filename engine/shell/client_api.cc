@@ -24,6 +24,7 @@ ClientApi::ClientApi(World& world, const Settings& settings, Conductor& conducto
       workflows_(workflows),
       engine_(engine),
       hooks_(std::move(hooks)),
+      admission_(settings.admit_active),
       started_wall_ms_(world.clock.wall_ms()) {}
 
 ClientApi::~ClientApi() {

@@ -23,6 +23,7 @@ struct Settings {
   std::string trace_mib;  // of the scheduler's trace of each head; empty: none
   bool embedded = false;
   bool start_paused = false;   // nothing is dispatched until a client says so
+  uint32_t admit_active = 0;   // runs at work that are taken in; 0: as the measured rate allows
   FaultMark* mark = nullptr;   // outlives the shell; null: none
   std::map<std::string, v1::WorkflowDefinition> workflows;  // "default" is what a plain submit runs
   Secret secrets_key;                                       // 32 bytes

@@ -106,6 +106,20 @@ void SharedHosts::release_unknown(Pool& pool) {
   pump(pool);
 }
 
+void SharedHosts::recovered() {
+  recovering_ = true;
+  note_recovery();
+}
+
+void SharedHosts::note_recovery() {
+  if (!recovering_ || waiting_ > 0) return;
+  for (const auto& [name, pool] : pools_) {
+    if (!pool->unknown.empty()) return;
+  }
+  recovering_ = false;
+  BP_LOG(info, "recovery.dispatched", "attempts={} sent={}", attempts_.size(), sent_);
+}
+
 void SharedHosts::enqueue(Pool& pool, const Id& id) {
   attempts_[id].state = Held::State::kWaiting;
   pool.waiting.push_back(id);
@@ -135,6 +149,7 @@ void SharedHosts::pump(Pool& pool) {
   }
   if (pool.waiting.empty()) {
     pool.full_since_boot_ms = 0;
+    if (recovering_) note_recovery();
     return;
   }
   if (pool.full_since_boot_ms == 0) pool.full_since_boot_ms = world_.clock.boot_ms();

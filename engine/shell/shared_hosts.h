@@ -35,6 +35,8 @@ class SharedHosts {
 
   /// Takes up the hosts on record, before any attempt is reattached.
   void start();
+  /// All runs were started again: says in the log when all of their attempts are with a host.
+  void recovered();
   void act(const core::SendShared& a);
   void act(const core::ReattachAttempt& a);
   void act(const core::CancelAttempt& a);
@@ -95,6 +97,7 @@ class SharedHosts {
   void refuse_pool(Pool& pool, const Error& error);
   void gone(const std::string& host_id, const std::string& how);
   void release_unknown(Pool& pool);
+  void note_recovery();
   void forget(const Id& id);
   void sweep();
   void sweep_attempt(const Id& id, Held& held, int64_t now);
@@ -117,7 +120,7 @@ class SharedHosts {
   std::unordered_map<Id, Stranger, Hash> strangers_;  // results of attempts that are not in attempts_
   size_t waiting_ = 0;
   uint64_t sequence_ = 0, sent_ = 0;
-  bool flush_posted_ = false;
+  bool flush_posted_ = false, recovering_ = false;
   Executor::TimerId sweep_timer_ = 0, return_timer_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -59,7 +59,7 @@ void SharedHosts::send_attempt(const Id& id, Held& held, Host& host) {
   held.host = &host;
   held.state = Held::State::kSent;
   held.sent_boot_ms = held.heard_boot_ms = world_.clock.boot_ms();
-  ++sent_;
+  if (++sent_ == 1) BP_LOG(info, "attempt.first_sent", "host={}", host.id);
   append(host, m);
   if (held.cancel) {
     m.clear_run();

@@ -262,8 +262,10 @@ Status Shell::start() {
   BP_LOG(info, "journal.loaded", "live_runs={}", live);
   impl_->dispatcher.start();
   impl_->shared.start();
-  impl_->conductor.recover([live] {
-    if (live > 0) BP_LOG(info, "recovery.durable", "live_runs={}", live);
+  impl_->conductor.recover([this, live] {
+    if (live == 0) return;
+    BP_LOG(info, "recovery.durable", "live_runs={}", live);
+    impl_->shared.recovered();
   });
   impl_->engine.start();
   return {};

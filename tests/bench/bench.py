@@ -17,6 +17,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
+import engine  # noqa: E402
 import serve  # noqa: E402
 import streams  # noqa: E402
 from harness import MODEL, Failure, Site  # noqa: E402
@@ -228,6 +229,9 @@ class warm_site:
 
     def __exit__(self, kind, value, traceback):
         return False
+
+
+engine.register(benchmark)
 
 
 def main():

@@ -134,6 +134,21 @@ int leave(const Arguments& a) {
   return 0;
 }
 
+/// Lists and searches, `runs` times each.
+int list(const Arguments& a) {
+  LoadClient c(a.load);
+  bp::bench::Samples list_us, search_us;
+  for (uint64_t i = 0; i < a.runs; ++i) {
+    list_us.add(static_cast<double>(c.list(100, {})));
+    search_us.add(static_cast<double>(c.list(100, "o" + std::to_string(i * 7 % 1000))));
+  }
+  printf("{\"list_p50_ms\": %.3f, \"list_p99_ms\": %.3f, \"search_p50_ms\": %.3f, "
+         "\"search_p99_ms\": %.3f}\n",
+         list_us.quantile(0.5) / 1000, list_us.quantile(0.99) / 1000,
+         search_us.quantile(0.5) / 1000, search_us.quantile(0.99) / 1000);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -152,12 +167,14 @@ int main(int argc, char** argv) {
   auto* is_alone = app.add_subcommand("alone", "--runs runs, one after the other");
   auto* is_offered = app.add_subcommand("offered", "--rate runs a second, whatever comes back");
   auto* is_leave = app.add_subcommand("leave", "submit --runs runs and go");
+  auto* is_list = app.add_subcommand("list", "list and search --runs times");
   app.fallthrough();
   CLI11_PARSE(app, argc, argv);
   bp::log_init("engine_load", "warn");
   if (*is_closed) return closed(a);
   if (*is_alone) return alone(a);
   if (*is_offered) return offered(a);
+  if (*is_list) return list(a);
   (void)is_leave;
   return leave(a);
 }

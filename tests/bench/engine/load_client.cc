@@ -70,6 +70,27 @@ void LoadClient::submit(size_t count, int64_t due_us) {
   send(request.SerializeAsString());
 }
 
+int64_t LoadClient::list(uint32_t limit, const std::string& label) {
+  v1::ClientRequest request;
+  request.set_request_id(next_request_++);
+  request.set_protocol(1);
+  request.mutable_list()->set_all(true);
+  request.mutable_list()->set_limit(limit);
+  if (!label.empty()) (*request.mutable_list()->mutable_filter()->mutable_labels())["owner"] = label;
+  const int64_t begin = now_us();
+  send(request.SerializeAsString());
+  for (;;) {
+    auto got = dealer_->recv(Deadline::in_ms(60'000));
+    if (!got.ok()) die(got.error().to_string());
+    v1::ClientReply reply;
+    if (!reply.ParseFromString(*got)) die("a reply does not parse");
+    if (reply.request_id() != request.request_id()) continue;
+    if (reply.has_error()) die("the daemon answers: " + reply.error().message());
+    if (reply.list().runs().empty()) die("the list is empty");
+    return now_us() - begin;
+  }
+}
+
 bool LoadClient::receive(int64_t until_us) {
   auto got = dealer_->recv(Deadline::at_ns(until_us * 1000));
   if (!got.ok()) {

@@ -39,6 +39,9 @@ class LoadClient {
   /// Takes in replies that arrive until `until_us`; returns as soon as there were some. False: none.
   bool receive(int64_t until_us);
 
+  /// Asks for a list and waits for it: the time that it took. `label`: only runs that have it.
+  int64_t list(uint32_t limit, const std::string& label);
+
   static int64_t now_us();
   size_t in_flight() const { return begun_.size(); }
   size_t unacknowledged() const { return asked_.size(); }
