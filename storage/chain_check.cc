@@ -46,30 +46,20 @@ void ChainCheck::item(const Record& record, const Item& i) {
   known->second = {i.run_seq, record.header.number};
 }
 
-void ChainCheck::record(const Record& r) {
-  const uint64_t number = r.header.number;
-  if (number != number_ + 1) {
-    find(number, 0, "commits are missing before it", std::to_string(number),
-         std::to_string(number_ + 1));
-    last_.clear();
-  }
-  number_ = number;
+void ChainCheck::items(const Record& r) {
   ++commits_;
   RecordItems items(r);
   if (items.shrunk()) complete_ = false;
   Item i;
   while (true) {
     Result<bool> more = items.next(i);
-    if (!more) {
-      find(number, 0, more.error().message, {}, {});
-      break;
-    }
-    if (!*more) break;
+    if (!more) return find(r.header.number, 0, more.error().message, {}, {});
+    if (!*more) return;
     if (!i.erased) {
       const auto h = salted_hash(i.salt, i.body);
       const std::string_view mark(h.data(), kMarkBytes);
       if (mark != i.mark) {
-        find(number, i.run_number,
+        find(r.header.number, i.run_number,
              i.kind == ItemKind::kEntry
                  ? "the body of entry " + std::to_string(i.run_seq) + " was altered: its hash"
                  : "the summary of the run was altered: its hash",
@@ -78,6 +68,22 @@ void ChainCheck::record(const Record& r) {
     }
     item(r, i);
   }
+}
+
+void ChainCheck::part(const Record& r) {
+  last_.clear();
+  items(r);
+}
+
+void ChainCheck::record(const Record& r) {
+  const uint64_t number = r.header.number;
+  if (number != number_ + 1) {
+    find(number, 0, "commits are missing before it", std::to_string(number),
+         std::to_string(number_ + 1));
+    last_.clear();
+  }
+  number_ = number;
+  items(r);
   Result<std::string> digest = digest_of(r);
   if (digest) {
     const std::string root = root_of(root_, r.header, *digest);

@@ -24,6 +24,9 @@ class ChainCheck {
   /// Records up to `anchor_number` were dropped; its root was `anchor_root`.
   ChainCheck(uint64_t anchor_number, std::string anchor_root);
   void record(const Record& record);
+  /// A record whose predecessor is not known: bodies against their hashes only, with the others of
+  /// the record as hashes.
+  void part(const Record& record);
   /// After the last record: the commit that must be the newest one.
   void end(uint64_t newest);
   const std::vector<Finding>& findings() const { return findings_; }
@@ -39,6 +42,7 @@ class ChainCheck {
   };
   void find(uint64_t commit, uint64_t run, std::string what, std::string found,
             std::string expected);
+  void items(const Record& record);
   void item(const Record& record, const Item& item);
   uint64_t number_;
   std::string root_;

@@ -65,7 +65,10 @@ Status note_incarnation(Database& db, const SqliteJournalOptions& o) {
 std::string search_path_of(const SqliteJournalOptions& o) {
   if (!o.search_path.empty()) return o.search_path;
   const size_t slash = o.path.rfind('/');
-  return (slash == std::string::npos ? std::string() : o.path.substr(0, slash + 1)) + "search.db";
+  const size_t name = slash == std::string::npos ? 0 : slash + 1;
+  // Two journals in one folder do not share an index.
+  return o.path.substr(name) == "journal.db" ? o.path.substr(0, name) + "search.db"
+                                             : o.path + ".search";
 }
 
 Status sync_folder_of(const std::string& path) {

@@ -60,7 +60,14 @@ CREATE TABLE archives(
   wall_ms INTEGER NOT NULL,
   first_run INTEGER NOT NULL,
   last_run INTEGER NOT NULL,
-  runs INTEGER NOT NULL
+  runs INTEGER NOT NULL,
+  done INTEGER NOT NULL CHECK(done IN (0, 1))
+) STRICT;
+
+CREATE TABLE summaries(
+  run_number INTEGER PRIMARY KEY,
+  last_commit INTEGER NOT NULL,
+  row BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE old_ids(
@@ -123,6 +130,18 @@ Status prepare_schema(Database& db, const std::string& path) {
   sqlite3_exec(db.get(), "ROLLBACK", nullptr, nullptr, nullptr);
   return std::move(done).error().with_context("migrate " + path + " to schema " +
                                               std::to_string(kJournalVersion));
+}
+
+Status put_record(Statement& insert, const Record& record) {
+  const RecordHeader& h = record.header;
+  insert.num(int64_t(h.number))
+      .num(int64_t(h.replay_from))
+      .num(h.wall_ms)
+      .num(int64_t(h.count))
+      .num(int64_t(h.last_run_number))
+      .blob(record.root)
+      .blob(record.body);
+  return insert.run();
 }
 
 Result<std::string> fact(Database& db, const std::string& key) {

@@ -4,6 +4,7 @@
 #pragma once
 #include <string>
 
+#include "storage/record.h"
 #include "storage/sqlite_db.h"
 
 namespace bp::storage {
@@ -18,6 +19,12 @@ Status prepare_schema(Database& db, const std::string& path);
 Status create_schema(Database& db);
 /// Version 1 (rows of runs, stages, timers, events) to version 2, in an open transaction.
 Status migrate_from_v1(Database& db);
+
+inline constexpr const char* kInsertRecord =
+    "INSERT INTO log(number, replay_from, wall_ms, count, last_run_number, root, body) "
+    "VALUES(?, ?, ?, ?, ?, ?, ?)";
+/// Runs `insert`, prepared from kInsertRecord.
+Status put_record(Statement& insert, const Record& record);
 
 /// The journal's own facts: incarnation, file_identity, anchor_number, anchor_root. Empty: unknown.
 Result<std::string> fact(Database& db, const std::string& key);

@@ -8,9 +8,7 @@ Status JournalWriter::prepare_all() {
   const std::pair<Statement*, const char*> all[] = {
       {&begin_, "BEGIN IMMEDIATE"},
       {&commit_, "COMMIT"},
-      {&log_,
-       "INSERT INTO log(number, replay_from, wall_ms, count, last_run_number, root, body) "
-       "VALUES(?, ?, ?, ?, ?, ?, ?)"},
+      {&log_, kInsertRecord},
       {&live_,
        "INSERT INTO live(run_number, run_id, name, state, run_seq, last_commit, actor, by_boot_ms, "
        "why, body) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(run_number) DO UPDATE SET "
@@ -124,14 +122,7 @@ Status JournalWriter::put(const Commit& c) {
 Status JournalWriter::put_record(const Commit& c) {
   BP_TRY(encoder_.encode(c, last_root_, last_run_number_, record_));
   const RecordHeader& h = record_.header;
-  log_.num(int64_t(h.number))
-      .num(int64_t(h.replay_from))
-      .num(h.wall_ms)
-      .num(int64_t(h.count))
-      .num(int64_t(h.last_run_number))
-      .blob(record_.root)
-      .blob(record_.body);
-  BP_TRY(log_.run());
+  BP_TRY(storage::put_record(log_, record_));
   last_number_ = h.number;
   last_run_number_ = h.last_run_number;
   last_root_ = record_.root;

@@ -114,10 +114,10 @@ Result<std::string> digest_of(const Record& record);
 std::string root_of(std::string_view previous_root, const RecordHeader& header,
                     std::string_view digest);
 
-/// The record's body with the items for which `erase` says so reduced to their hash; when no body
-/// is left, to its digest alone. `erased`: how many bodies went.
+/// The record's body with the items for which `erase` says so reduced to their hash; with `shrink`,
+/// when no body is left, to its digest alone. `erased`: how many bodies went.
 Result<std::string> erase_items(const Record& record, const std::function<bool(const Item&)>& erase,
-                                size_t& erased);
+                                bool shrink, size_t& erased);
 
 /// Summary of an ended run as bytes (an item of kind kEnded).
 void encode_ended(const EndedRow& row, std::string& out);

@@ -196,7 +196,7 @@ Result<std::string> digest_of(const Record& record) {
 }
 
 Result<std::string> erase_items(const Record& record, const std::function<bool(const Item&)>& erase,
-                                size_t& erased) {
+                                bool shrink, size_t& erased) {
   RecordItems items(record);
   erased = 0;
   if (items.shrunk()) return record.body;
@@ -218,7 +218,7 @@ Result<std::string> erase_items(const Record& record, const std::function<bool(c
     put_varint(item.body.size() + 1, out);
     out.append(item.salt).append(item.mark).append(item.body);
   }
-  if (any_left || erased == 0) return out;
+  if (any_left || !shrink || erased == 0) return out;
   BP_ASSIGN(std::string digest, digest_of(record));
   return "\2" + digest;
 }

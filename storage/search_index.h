@@ -107,6 +107,8 @@ class SearchReader {
   /// Ended at `since_wall_ms` or later; the latest.
   Result<std::optional<EndedRow>> by_key(const std::string& key, int64_t since_wall_ms);
   Result<std::map<int, uint64_t>> counts();
+  /// By rising run number; those that ended before (0: whenever).
+  Result<std::vector<EndedRow>> oldest(int64_t ended_before_wall_ms, uint64_t limit);
 
  private:
   using Groups = std::vector<std::vector<int64_t>>;  // all groups; of a group any term

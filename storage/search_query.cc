@@ -168,6 +168,19 @@ Result<std::optional<EndedRow>> SearchReader::by_key(const std::string& key,
   return found;
 }
 
+Result<std::vector<EndedRow>> SearchReader::oldest(int64_t ended_before_wall_ms, uint64_t limit) {
+  std::vector<EndedRow> rows;
+  BP_ASSIGN(Statement s, Statement::prepare(db_.get(), "SELECT row FROM runs ORDER BY run_number"));
+  while (rows.size() < limit) {
+    BP_ASSIGN(bool there, s.step());
+    if (!there) break;
+    BP_ASSIGN(EndedRow row, decode_ended(s.bytes_at(0)));
+    if (ended_before_wall_ms == 0 || row.ended_wall_ms < ended_before_wall_ms)
+      rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 Result<std::map<int, uint64_t>> SearchReader::counts() {
   BP_ASSIGN(Statement s,
             Statement::prepare(db_.get(), "SELECT state, runs FROM counts WHERE runs > 0"));

@@ -39,6 +39,10 @@ class Statement {
     sqlite3_bind_blob64(stmt_, ++bound_, v.data() ? v.data() : "", v.size(), SQLITE_STATIC);
     return *this;
   }
+  Statement& null() {
+    sqlite3_bind_null(stmt_, ++bound_);
+    return *this;
+  }
   Statement& num(int64_t v) {
     sqlite3_bind_int64(stmt_, ++bound_, v);
     return *this;
@@ -54,6 +58,7 @@ class Statement {
     bound_ = 0;
   }
 
+  sqlite3_stmt* get() const { return stmt_; }
   int64_t int_at(int column) const { return sqlite3_column_int64(stmt_, column); }
   std::string bytes_at(int column) const {
     const void* data = sqlite3_column_blob(stmt_, column);

@@ -18,13 +18,13 @@ namespace bp::storage {
 
 struct SqliteJournalOptions {
   std::string path;
-  std::string search_path;  // empty: search.db in the same folder
+  std::string search_path;  // empty: search.db beside journal.db, else PATH.search
   /// Size of the write-ahead log, written full of zeroes beforehand and reused: a commit that grows
   /// the file costs twice. Also the checkpoint interval, which bounds how long a commit can be held
   /// up: checkpoints run on the writer's thread after the callbacks, and their errors break the
   /// journal too. When nothing is to do, they run early. See tests/bench/README.md for the choice.
-  int wal_pages = 1000;
-  int page_bytes = 4096;  // of a new file
+  int wal_pages = 250;
+  int page_bytes = 16384;  // of a new file
   /// A registered SQLite VFS for all files; the log is then not grown beforehand.
   std::string vfs;
   /// False: commit() does everything inline and returns after `done` (the simulation).

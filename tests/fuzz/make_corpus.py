@@ -172,6 +172,53 @@ def envelopes():
     write("envelopes", "garbage", bytes(range(256)))
 
 
+def journal():
+    """Records, summaries and exports, as storage/record.h and storage/export.h say."""
+    import hashlib
+
+    def zigzag(n):
+        return varint((n << 1) ^ (n >> 63) if n >= 0 else ((-n) << 1) - 1)
+
+    def payload(body):
+        return varint(len(body) + 1) + b"s" * 16 + b"m" * 8 + body
+
+    def entry(run, body):
+        return b"\0" + varint(run) + varint(2) + varint(4) + zigzag(-5) + varint(15) + b"\3" + varint(99) + body
+
+    def field_of(v):
+        return varint(len(v)) + v
+
+    summary = (b"\1" + varint(7) + varint(5) + zigzag(1000) + zigzag(40) + varint(9) +
+               b"".join(map(field_of, (b"r7-abcdef", b"name", b"flow", b"BP_IO", b"key"))) +
+               varint(1) + field_of(b"team") + field_of(b"a"))
+    items = [entry(7, payload(b"an event")), entry(8, b"\0" + b"h" * 32), b"\1" + varint(7) + payload(summary),
+             b"\2" + varint(9) + payload(b"")]
+    body = b"\1" + b"".join(items)
+    write("journal", "record", b"\0" + bytes([len(items)]) + body)
+    write("journal", "record_shrunk", b"\0\1\2" + b"d" * 32)
+    write("journal", "record_count", b"\0\xff" + body)
+    write("journal", "record_cut", b"\0" + bytes([len(items)]) + body[:-3])
+    write("journal", "record_huge_body", b"\0\1\1" + entry(7, varint(MAX64) + b"s" * 24))
+    write("journal", "summary", b"\2" + summary)
+    write("journal", "summary_labels", b"\2" + summary[:-8] + varint(MAX64))
+
+    def export(frames, count=None):
+        out = b"bpjexp1\n\1"
+        for f in frames:
+            out += varint(len(f)) + f
+        digest = hashlib.blake2b(out, digest_size=32).digest()
+        last = b"\0" + varint(len(frames) if count is None else count) + digest
+        return b"\1" + out + varint(len(last)) + last
+
+    record = b"\1" + varint(1) + varint(1) + zigzag(5) + varint(len(items)) + varint(9) + b"r" * 32 + body
+    row = b"\2" + field_of(b"meta") + b"\2" + field_of(b"key") + b"\3" + field_of(b"value") + b"\1" + zigzag(-3) + b"\0"
+    write("journal", "export", export([record, row]))
+    write("journal", "export_empty", export([]))
+    write("journal", "export_frames", export([row], 9))
+    write("journal", "export_frame_size", b"\1bpjexp1\n\2" + varint(1 << 40))
+    write("journal", "export_cut", export([record, row])[:-20])
+
+
 if __name__ == "__main__":
-    for make in (recipes, ggufs, safetensors, model_json, envelopes):
+    for make in (recipes, ggufs, safetensors, model_json, envelopes, journal):
         make()

@@ -18,7 +18,7 @@ RULES = {
     "engine/core": ["engine/base", "engine/plan", "storage/journal_types.h"],
     "storage": ["engine/base"],
     "engine/shell": ["engine/base", "engine/plan", "engine/core", "engine/bus",
-                     "storage/store.h", "storage/journal.h", "storage/journal_types.h"],
+                     "storage/journal.h", "storage/journal_types.h"],
     "engine/daemon": ["engine", "storage"],
     "engine/node": ["engine/base", "engine/plan", "engine/bus", "engine/fetch"],
     "engine/cli": ["engine/base", "engine/plan", "engine/bus", "engine/fetch"],
