@@ -111,12 +111,11 @@ Status MeshCommunicator::wait_for_part(uint32_t peer, const std::byte** part, ui
   constexpr int64_t kPartNs = 15'000;        // ranks that run side by side are nearer to each other than this
   const auto look = [&] { return (*part = o_.exchange->of(peer, round_, size_bytes)) != nullptr; };
   const int64_t begin_ns = monotonic_ns();
-  bool parted = false;
   for (Spinner spinner(o_.spin); spinner.again();) {
-    if (look()) return {};
-    if (parted || spinner.spent_ns() < kPartNs) continue;
-    o_.exchange->part_from(peer);
-    parted = true;
+    if (!look()) continue;
+    // On one core the yield in which it came took as long as the peer's work.
+    if (monotonic_ns() - begin_ns > kPartNs) o_.exchange->part_from(peer);
+    return {};
   }
   for (;;) {
     if (aborted_.load()) return Error{ErrorCode::kStaleEpoch, "aborted", {}};
@@ -127,7 +126,10 @@ Status MeshCommunicator::wait_for_part(uint32_t peer, const std::byte** part, ui
                        " ms", {}};
     }
     o_.doorbell->wait([&] { return aborted_.load() || look(); }, std::min(deadline.ns() - now, kSliceNs));
-    if (*part || look()) return {};
+    if (*part || look()) {
+      o_.exchange->part_from(peer);
+      return {};
+    }
     Status alive = o_.links[peer]->check_peer();
     // What it laid down before it ended counts.
     if (!alive.ok()) return look() ? Status() : alive;

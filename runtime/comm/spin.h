@@ -29,17 +29,16 @@ inline SpinPolicy spin_policy(uint32_t busy) {
 class Spinner {
  public:
   explicit Spinner(SpinPolicy policy) : policy_(policy), begin_ns_(monotonic_ns()) {}
-  int64_t spent_ns() const { return spent_ns_; }
   /// Passes a moment; false when it is time to sleep.
   bool again() {
-    spent_ns_ = monotonic_ns() - begin_ns_;
-    if (spent_ns_ < policy_.pause_ns) {
+    const int64_t spent = monotonic_ns() - begin_ns_;
+    if (spent < policy_.pause_ns) {
 #if defined(__x86_64__)
       for (int i = 0; i < 4; ++i) _mm_pause();
 #endif
       return true;
     }
-    if (spent_ns_ >= policy_.total_ns) return false;
+    if (spent >= policy_.total_ns) return false;
     ::sched_yield();
     return true;
   }
@@ -47,7 +46,6 @@ class Spinner {
  private:
   const SpinPolicy policy_;
   const int64_t begin_ns_;
-  int64_t spent_ns_ = 0;
 };
 
 }  // namespace bp::rt
