@@ -65,7 +65,7 @@ struct Outcome {
   v1::Event record;
   std::vector<Action> actions;
   std::vector<Timer> put_timers;  // replace those of the same (key, kind)
-  std::vector<TimerName> drop_timers;
+  std::vector<TimerName> drop_timers;  // before put_timers
   bool ended = false;         // the run ended with this event
   bool revived = false;       // an ended run lives again
   bool drop_secrets = false;  // nobody needs its tokens and keys any more

@@ -78,6 +78,12 @@ Result<v1::ForkOrigin> fork_origin(const RunState& state, const std::string& fro
     const auto mine = state.workflow->find(onto.stage(theirs).name());
     if (!mine || !takes(state, onto, *mine, theirs, *begin, taken)) continue;
     taken.insert(theirs);
+    const bool nothing = state.find(StageKey{*mine, 0})->surplus;
+    if (nothing) {
+      v1::TakenStage* t = origin.add_taken();
+      t->set_stage(onto.stage(theirs).name());
+      t->set_empty_map(true);
+    }
     for (const StageInstance& s : state.stages) {
       if (s.key.stage == *mine && !s.surplus) *origin.add_taken() = taken_stage(state, s);
     }
@@ -93,6 +99,8 @@ Status check_fork(const Workflow& w, const v1::ForkOrigin& origin) {
     if (!stage) return invalid("fork: no stage \"" + t.stage() + "\" to take over");
     if (t.map_index() != counts[*stage]++ || (t.map_index() > 0 && !w.mapped(*stage)))
       return invalid("fork: instances of stage " + t.stage() + " are not dense");
+    if (t.empty_map() && (!w.mapped(*stage) || t.map_index() != 0 || !t.handle().empty()))
+      return invalid("fork: stage " + t.stage() + " has no instances, or it has");
     if (t.handle().empty() != t.lender().empty())
       return invalid("fork: a handle of stage " + t.stage() + " needs a lender");
     if (!t.handle().empty() && w.stage(*stage).owns_handle())
@@ -126,6 +134,11 @@ void take_over(Step& step, const v1::ForkOrigin& origin) {
     s.outputs = to_values(t.outputs(), t.payloads());
     if (step.run.workflow->mapped(stage)) {
       s.expanded = true;
+      s.surplus = t.empty_map();
+    }
+    if (s.surplus) {
+      s.state = v1::STAGE_STATE_SKIPPED;
+    } else if (s.expanded) {
       s.item = std::make_shared<const Values>(Values{{"item", t.item(), false}});
     }
     if (t.handle().empty()) continue;

@@ -16,7 +16,6 @@ int64_t rewind_delay_ms(uint32_t in_a_row) {
 // Back to the start line; a living attempt is first cancelled to proof of death.
 void take_back(Step& step, StageKey key, const std::string& reason) {
   StageInstance& s = step.stage(key);
-  if (step.run.workflow->mapped(key.stage)) s.expanded = false;  // its list may be another one
   if (!has_live_attempt(s)) {
     step.disarm_all(key);
     s.state = v1::STAGE_STATE_PENDING;
@@ -58,6 +57,10 @@ void rewind(Step& step, StageKey reporter, const v1::AttemptEnded& ended) {
     const StageKey key = step.run.stages[i].key;
     if (key.stage != *target && !w.is_later(*target, key.stage)) continue;
     if (step.run.stages[i].surplus) continue;
+    // An instance that goes back to its own stage goes alone; else the list may be another one.
+    const bool alone = *target == reporter.stage && key.stage == *target;
+    if (alone && key != reporter) continue;
+    if (!alone && w.mapped(key.stage)) step.stage(key).expanded = false;
     take_back(step, key, "stage " + target_name + " must run again: " + why);
     if (key.stage == *target && step.peek(key).state == v1::STAGE_STATE_PENDING) {
       step.set_state(key, v1::STAGE_STATE_BACKOFF);

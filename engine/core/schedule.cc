@@ -92,22 +92,6 @@ bool begin_instances(Step& step, StageIndex stage, uint32_t active) {
   return begun;
 }
 
-bool has_pending(const RunState& run, StageIndex stage, bool* expanded, bool* all_pending) {
-  bool any = false;
-  *all_pending = true;
-  *expanded = true;
-  const StageInstance* s = run.find(StageKey{stage, 0});
-  CORE_CHECK(s != nullptr);
-  for (; s != run.stages.data() + run.stages.size() && s->key.stage == stage; ++s) {
-    if (s->surplus) continue;
-    const bool pending = s->state == v1::STAGE_STATE_PENDING;
-    any = any || pending;
-    *all_pending = *all_pending && pending;
-    *expanded = *expanded && s->expanded;
-  }
-  return any;
-}
-
 // One round over the stages; true when a stage was over at once, so that others may follow.
 bool queue_what_may_run(Step& step) {
   const Workflow& w = *step.run.workflow;
@@ -115,15 +99,14 @@ bool queue_what_may_run(Step& step) {
   bool again = false;
   for (size_t i = 0; i < w.size(); ++i) {
     const auto stage = static_cast<StageIndex>(i);
-    bool expanded = true, all_pending = true;
-    if (all[stage].through || !has_pending(step.run, stage, &expanded, &all_pending)) continue;
-    if (!stage_may_run(step.run, all, stage)) continue;
-    if (w.mapped(stage) && !expanded) {
-      if (!all_pending) continue;
+    const StageSummary& of = all[stage];
+    if (of.pending == 0 || !stage_may_run(step.run, all, stage)) continue;
+    if (w.mapped(stage) && !of.expanded) {
+      if (of.resting != 0) continue;
       if (!expand(step, stage)) return false;
       again = again || step.run.find(StageKey{stage, 0})->surplus;  // an empty list
     }
-    if (begin_instances(step, stage, all[stage].active) && !w.has_plugin(stage)) {
+    if (begin_instances(step, stage, of.active) && !w.has_plugin(stage)) {
       again = again || step.peek({stage, 0}).state == v1::STAGE_STATE_SUCCEEDED;
     }
     if (step.run.n.phase == v1::RUN_STATE_STOPPING) return false;
@@ -153,7 +136,11 @@ Summaries summarize(const RunState& run) {
   Summaries all(run.workflow->size());
   for (const StageInstance& s : run.stages) {
     StageSummary& of = all[s.key.stage];
+    const bool pending = s.state == v1::STAGE_STATE_PENDING && !s.surplus;
     of.active += is_active(s);
+    of.pending += pending;
+    of.resting += !pending && !s.surplus;
+    of.expanded = of.expanded && (s.expanded || s.surplus);
     of.live = of.live || has_live_attempt(s);
     of.through = of.through && through(s);
     of.destroy_over = of.destroy_over && destroy_over(s);

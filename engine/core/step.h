@@ -90,6 +90,9 @@ inline bool same(const Epoch& a, const v1::Epoch& b) {
 /// What one pass over the instances tells of each stage.
 struct StageSummary {
   uint32_t active = 0;      // QUEUED, BACKOFF or living instances
+  uint32_t pending = 0;     // PENDING, and in the list
+  uint32_t resting = 0;     // in the list, and not pending
+  bool expanded = true;     // no instance waits for its list
   bool live = false;        // an attempt lives
   bool through = true;      // every instance succeeded or is ready
   bool destroy_over = true;  // nothing left to destroy

@@ -172,6 +172,22 @@ TEST_CASE("core: after a rewind the list is read again; what it lost is kept for
   CHECK(d.state.n.state == v1::RUN_STATE_FAILED);
 }
 
+TEST_CASE("core: an instance of a map that goes back to its own stage goes alone") {
+  Driver d;
+  d.submit(mapped());
+  give_list(d, {"x", "y"});
+  d.run_stage("each", {}, 0);
+  d.start("each", 1);
+  v1::Event e = d.ended_event("each", {}, 1);
+  e.mutable_ended()->set_rewind_to_stage("each");
+  d.feed(e);
+  CHECK(d.at("each", 0) == v1::STAGE_STATE_SUCCEEDED);
+  CHECK(d.at("each", 1) == v1::STAGE_STATE_BACKOFF);
+  d.feed(timer_event(d.state, *d.state.timer(d.key("each", 1), v1::TIMER_KIND_RETRY)));
+  d.run_stage("each", {}, 1);
+  CHECK(d.at("join") == v1::STAGE_STATE_QUEUED);
+}
+
 TEST_CASE("core: a stage with bindings gets what they name and nothing else") {
   v1::WorkflowDefinition w = workflow_of({stage_def("a"), stage_def("b", {"a"})});
   auto& in = *w.mutable_stages(1)->mutable_inputs();

@@ -145,8 +145,10 @@ TEST_CASE("core: in quarantine nothing happens until a person releases the run")
 }
 
 TEST_CASE("core: a fault leaves the run as it was") {
+  v1::WorkflowDefinition w = timed();
+  *w.mutable_stages(1) = signal_def("b", "go", {"a"});
   Driver d;
-  d.submit(timed());
+  d.submit(w);
   d.start("a");
   v1::Event e;
   SECTION("at the result of an attempt: its state, timers, handle and outputs") {

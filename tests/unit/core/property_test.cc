@@ -76,15 +76,19 @@ v1::WorkflowDefinition random_workflow(Rng& rng) {
 
 struct Totals {
   uint32_t served = 0, rewound = 0, retried = 0, paused = 0, mapped = 0, signalled = 0, torn = 0,
-           migrated = 0, quarantined = 0, shared_lost = 0, ended = 0;
+           migrated = 0, quarantined = 0, shared_lost = 0, ended = 0, lent = 0, taken = 0,
+           returned = 0;
 };
 
 class Walk {
  public:
-  Walk(uint64_t seed, Totals& totals) : rng_(seed), wild_(seed % 2 == 0), totals_(totals) {
-    definition_ = random_workflow(rng_);
+  /// With a fork it begins in the middle of another walk's run, under the same definition.
+  Walk(uint64_t seed, Totals& totals, const Walk* of = nullptr)
+      : rng_(seed), wild_(seed % 2 == 0), totals_(totals) {
+    definition_ = of ? of->d_.state.workflow->definition() : random_workflow(rng_);
     REQUIRE(check_workflow(definition_).ok());
     v1::Event e = Feeder::submitted(definition_);
+    if (of) fork(*of, e.mutable_submitted());
     (*e.mutable_submitted()->mutable_inputs())["list"] = list_of(rng_() % 5);
     if (rng_() % 6 == 0) e.mutable_submitted()->set_start_after_ms(300);
     if (rng_() % 10 == 0) e.mutable_submitted()->add_limit_keys("runs");
@@ -143,6 +147,32 @@ class Walk {
       if (is_busy && rng_() % 2) return s;
     }
     return some();
+  }
+
+  void fork(const Walk& of, v1::RunSubmitted* submitted) {
+    const RunState& from = of.d_.state;
+    const int stage = static_cast<int>(rng_() % from.workflow->size());
+    auto origin = fork_origin(from, definition_.stages(stage).name(), *from.workflow);
+    REQUIRE(origin.ok());
+    totals_.taken += static_cast<uint32_t>(origin->taken_size());
+    *submitted->mutable_fork() = std::move(origin).value();
+    submitted->set_run_id("run-2");
+  }
+
+  v1::Event lend() {
+    v1::Event e;
+    const StageInstance& s = some();
+    const std::string borrower = "run-9" + std::to_string(rng_() % 2);
+    if (rng_() % 3) {
+      e.mutable_handle_returned()->set_stage(d_.state.stage_name(s.key));
+      e.mutable_handle_returned()->set_map_index(s.key.map_index);
+      e.mutable_handle_returned()->set_borrower(borrower);
+    } else {
+      e.mutable_handle_lent()->set_stage(d_.state.stage_name(s.key));
+      e.mutable_handle_lent()->set_map_index(s.key.map_index);
+      e.mutable_handle_lent()->set_borrower(borrower);
+    }
+    return e;
   }
 
   std::string earlier(const StageInstance& s) {
@@ -264,8 +294,7 @@ class Walk {
         }
         break;
       default:
-        e.mutable_resume_requested()->set_by("p");
-        break;
+        return lend();
     }
     if (rng_() % 3 == 0) e.set_request_key("k" + std::to_string(rng_() % 40));
     return e;
@@ -330,8 +359,10 @@ class Walk {
     totals_.paused += d_.last.changed && e.has_pause_requested();
     totals_.migrated += d_.last.changed && e.has_run_migrated();
     totals_.quarantined += d_.last.changed && e.has_run_quarantined();
+    totals_.lent += d_.last.changed && e.has_handle_lent();
     for (const Action& a : d_.last.actions) {
       if (auto* start = std::get_if<StartHost>(&a)) begins(start->ref);
+      totals_.returned += std::holds_alternative<ReturnHandle>(a);
       if (auto* send = std::get_if<SendShared>(&a)) {
         begins(send->ref);
         totals_.torn += send->mode == v1::ATTEMPT_MODE_DESTROY;
@@ -377,14 +408,19 @@ TEST_CASE("core: random histories keep every invariant, round-trip, and replay t
     Walk walk(seed, t);
     for (int i = 0; i < 250; ++i) walk.step();
     walk.finish();
+    Walk forked(seed + 1'000'000, t, &walk);
+    for (int i = 0; i < 100; ++i) forked.step();
+    forked.finish();
   }
   INFO("served " << t.served << ", rewound " << t.rewound << ", retried " << t.retried
                  << ", paused " << t.paused << ", mapped " << t.mapped << ", signalled "
                  << t.signalled << ", torn down shared " << t.torn << ", migrated " << t.migrated
                  << ", quarantined " << t.quarantined << ", shared lost " << t.shared_lost
-                 << ", ended " << t.ended);
+                 << ", ended " << t.ended << ", lent " << t.lent << ", taken " << t.taken
+                 << ", returned " << t.returned);
   if (one) return;  // the walks go far enough:
   CHECK((t.served > 20 && t.rewound > 100 && t.retried > 50 && t.paused > 100 && t.mapped > 50));
   CHECK((t.signalled > 200 && t.torn > 20 && t.migrated > 100 && t.quarantined > 50));
-  CHECK((t.shared_lost > 100 && t.ended > 50));
+  CHECK((t.shared_lost > 100 && t.ended > 50 && t.lent > 15 && t.taken > 100));
+  CHECK(t.returned > 20);
 }
