@@ -56,7 +56,9 @@ class OpenedModel final : public RankModel {
   Result<std::unique_ptr<ModelRunner>> load(RunnerMemory memory, RunnerComms comms,
                                             const std::function<void(uint64_t, uint64_t)>& progress,
                                             bool* reused) override {
-    return ModelRunner::load(*source_, options_, memory, comms, progress, reused);
+    auto runner = ModelRunner::load(*source_, options_, memory, comms, progress, reused);
+    source_->forget_pages();   // all of it is in the weights segment now
+    return runner;
   }
 
  private:

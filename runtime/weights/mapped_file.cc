@@ -42,6 +42,10 @@ MappedFile& MappedFile::operator=(MappedFile&& o) noexcept {
   return *this;
 }
 
+void MappedFile::forget_pages() const {
+  if (base_) (void)madvise(base_, size_, MADV_DONTNEED);   // of a shared file mapping nothing is lost
+}
+
 MappedFile::~MappedFile() {
   if (base_) munmap(base_, size_);
 }

@@ -18,6 +18,8 @@ class MappedFile {
   ~MappedFile();
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(base_), size_}; }
   std::string_view text() const { return {static_cast<const char*>(base_), size_}; }
+  /// Gives the pages back to the system; they are read from the file again when they are asked for.
+  void forget_pages() const;
   const std::string& path() const { return path_; }
   /// Names this very version of the file on this machine: device, inode, size, times.
   const std::string& identity() const { return identity_; }

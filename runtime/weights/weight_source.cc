@@ -43,6 +43,9 @@ class MappedSource final : public WeightSource {
     return files_[p.file].bytes().subspan(p.info.offset, p.info.size_bytes);
   }
 
+  void forget_pages() const override {
+    for (const MappedFile& f : files_) f.forget_pages();
+  }
   const std::string& content_key() const override { return key_; }
 
   Status open_gguf(const std::string& path) {

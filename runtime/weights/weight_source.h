@@ -20,6 +20,8 @@ class WeightSource {
   virtual Result<plan::TensorInfo> find(const std::string& name) const = 0;
   /// The mapped bytes of that tensor, read-only; valid while the source lives.
   virtual std::span<const std::byte> bytes(const plan::TensorInfo& tensor) const = 0;
+  /// Nobody will ask for bytes soon: the mapped pages need not stay in memory.
+  virtual void forget_pages() const = 0;
   /// Names content, format and conversion: equal keys mean equal weights.
   virtual const std::string& content_key() const = 0;
 };

@@ -40,6 +40,7 @@ class ConvertedSource final : public rt::WeightSource {
         key_(source_->content_key() + " as " + plan::weight_type_name(type)) {}
 
   const plan::ModelConfig& config() const override { return source_->config(); }
+  void forget_pages() const override { source_->forget_pages(); }
   const std::string& content_key() const override { return key_; }
 
   Result<plan::TensorInfo> find(const std::string& name) const override {
