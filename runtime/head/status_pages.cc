@@ -64,6 +64,19 @@ std::string StatusPages::metrics() const {
          s.sequences_cancelled.load());
   metric("bp_head_sequences_failed_total", "counter", "Sequences that ended in an error",
          s.sequences_failed.load());
+  metric("bp_head_waiting_tokens", "gauge", "Work of the sequences that wait, in tokens",
+         s.waiting_tokens.load());
+  metric("bp_head_tokens_per_second", "gauge", "Tokens computed a second, measured while there is work",
+         s.tokens_per_s.load());
+  metric("bp_head_requests_refused_total", "counter", "Requests that the full queue refused",
+         s.refused.load());
+  metric("bp_head_sequences_expired_total", "counter", "Sequences whose time was up", s.expired.load());
+  metric("bp_head_preemptions_total", "counter", "Sequences that gave their KV blocks to others",
+         s.preemptions.load());
+  metric("bp_head_shared_tokens_total", "counter", "Prompt tokens found in the KV cache",
+         s.shared_tokens.load());
+  metric("bp_head_copied_blocks_total", "counter", "KV blocks copied for choices of one prompt",
+         s.copied_blocks.load());
   metric("bp_head_groups_lost_total", "counter", "Times that the group of ranks broke",
          s.groups_lost.load());
   metric("bp_head_uptime_seconds", "counter", "Age of this process",

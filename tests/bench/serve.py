@@ -79,9 +79,9 @@ class Served:
 
     def note(self, r):
         return (f"{self.layout()}; {r['prompt_tokens']:.0f} tokens in, {r['tokens']:.0f} out; first token "
-                f"{r['first_ms']:.0f} ms, then {r['between_ms']:.1f} ms each, longest gap {r['longest_gap_ms']:.0f} ms; "
-                f"of {CORES} cores: ranks {r['rank_share']:.1%}, head {r['head_share']:.1%}, "
-                f"load {r['client_share']:.1%}")
+                f"{r['first_ms']:.0f} ms, then {r['between_ms']:.1f} ms each, longest gap "
+                f"{r['longest_gap_ms']:.0f} ms; of {CORES} cores: ranks {r['rank_share']:.1%}, "
+                f"head {r['head_share']:.1%}, load {r['client_share']:.1%}")
 
 
 def register(benchmark):
@@ -117,7 +117,8 @@ def register(benchmark):
             r = json.loads(done.stdout)
             tokens, cpu = r["tokens"] * r["requests"], cpu_seconds(head.pid)
             head.stdin.close()
-        return cpu / tokens * 1e6, (f"{r['out_tok_s']:.0f} tok/s; load {r['client_cpu_s'] / tokens * 1e6:.1f} us a token")
+        return cpu / tokens * 1e6, (f"{r['out_tok_s']:.0f} tok/s; "
+                                    f"load {r['client_cpu_s'] / tokens * 1e6:.1f} us a token")
 
     @benchmark("deployment.memory_mib", "MiB", runs=1, peer="vLLM 7,000 for the same model")
     def memory():
@@ -135,7 +136,8 @@ def register(benchmark):
         ranks = LAYOUT[0] * LAYOUT[1]
         aim = sum(shared.values()) + 60 * ranks
         return sum(parts.values()), (
-            f"{served.layout()}; aim {aim:.0f}: weights {shared['weights']:.0f}, KV in use {shared['kv']:.0f}, 60 a rank; "
+            f"{served.layout()}; aim {aim:.0f}: weights {shared['weights']:.0f}, KV in use {shared['kv']:.0f}, "
+            "60 a rank; "
             + ", ".join(f"{k} {v:.0f}" for k, v in sorted(parts.items())))
 
 
