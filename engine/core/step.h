@@ -89,12 +89,11 @@ inline bool same(const Epoch& a, const v1::Epoch& b) {
 
 /// What one pass over the instances tells of each stage.
 struct StageSummary {
-  uint32_t active = 0;      // QUEUED, BACKOFF or living instances
-  uint32_t pending = 0;     // PENDING, and in the list
-  uint32_t resting = 0;     // in the list, and not pending
-  bool expanded = true;     // no instance waits for its list
-  bool live = false;        // an attempt lives
-  bool through = true;      // every instance succeeded or is ready
+  uint32_t active = 0;       // QUEUED, BACKOFF or living instances
+  uint32_t pending = 0, resting = 0;  // of the list: PENDING, all others
+  bool expanded = true;      // no instance waits for its list
+  bool live = false;         // an attempt lives
+  bool through = true;       // every instance succeeded or is ready
   bool destroy_over = true;  // nothing left to destroy
 };
 using Summaries = boost::container::small_vector<StageSummary, 16>;
@@ -110,7 +109,6 @@ void schedule(Step& step);
 
 // waits.cc: stages without a plugin.
 void begin_wait(Step& step, StageKey key);
-void offer_signals(Step& step);
 void wait_over(Step& step, StageKey key, ValuesPtr outputs);
 
 // values.cc
@@ -148,7 +146,6 @@ void destroy_gave_up(Step& step, StageKey key, v1::ErrorInfo error,
 void end_run(Step& step, v1::RunState state);
 void end_it(Step& step, v1::RunState outcome, const std::string& by, const std::string& reason);
 
-// fork.cc
 void take_over(Step& step, const v1::ForkOrigin& origin);
 Status check_fork(const Workflow& workflow, const v1::ForkOrigin& origin);
 void return_handle(Step& step, StageKey key);
