@@ -10,7 +10,7 @@ namespace bp::shell {
 
 class Admission {
  public:
-  static constexpr int64_t kBacklogMs = 500;
+  static constexpr int64_t kBacklogMs = 200;
   static constexpr size_t kActiveMin = 2'048;      // taken in whatever the rate
   static constexpr size_t kLiveMax = 2'000'000;
   static constexpr int64_t kWindowMs = 250;        // of the rate

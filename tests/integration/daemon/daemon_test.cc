@@ -238,7 +238,7 @@ TEST_CASE("bad requests get clear answers") {
   CHECK(s.ask(r).error().code() == "BP_NOT_FOUND");
   r.mutable_submit()->set_recipe_json(recipe("a"));
   r.mutable_submit()->set_workflow("none");
-  CHECK(s.ask(r).error().message().find("installed: default") != std::string::npos);
+  CHECK(s.ask(r).error().message().find("there are: default") != std::string::npos);
   CHECK(s.ask({}).error().code() == "BP_PROTOCOL");
 
   // Garbage on every socket, then a proper request.
