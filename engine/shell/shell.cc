@@ -298,6 +298,10 @@ void Shell::on_unreachable(Channel channel, const std::string& routing_id) {
   if (channel == Channel::kClients) impl_->clients.unreachable(routing_id);
 }
 
+Status Shell::feed(const std::string& run_id, v1::Event event, std::function<void()> durable) {
+  return impl_->conductor.feed(run_id, std::move(event), std::move(durable));
+}
+
 void Shell::each_run(const std::function<void(const core::RunState&)>& call) const {
   impl_->conductor.each_run(call);
 }

@@ -37,6 +37,9 @@ class Shell {
   void on_message(Channel channel, const bus::Peer& peer, std::string_view payload);
   void on_unreachable(Channel channel, const std::string& routing_id);
 
+  /// An event of a live run, for tests: as a client's command would feed it. kNotFound, or what the
+  /// core refuses; `durable` runs when it is on record.
+  Status feed(const std::string& run_id, v1::Event event, std::function<void()> durable);
   /// For tests and metrics.
   void each_run(const std::function<void(const core::RunState&)>& call) const;
 
