@@ -5,6 +5,15 @@
 
 namespace bp::sim {
 
+int CrashVfs::inside = 0;
+
+namespace {
+struct Inside {
+  Inside() { ++CrashVfs::inside; }
+  ~Inside() { --CrashVfs::inside; }
+};
+}  // namespace
+
 const char* name_of(DiskOp op) {
   static constexpr const char* kNames[] = {"write", "sync", "truncate", "delete", "create"};
   return kNames[static_cast<int>(op)];
@@ -31,6 +40,7 @@ struct CrashVfs::Methods {
   static File& file(sqlite3_file* f) { return *reinterpret_cast<File*>(f); }
 
   static int open(sqlite3_vfs* v, const char* name, sqlite3_file* f, int flags, int* out_flags) {
+    Inside inside;
     CrashVfs& me = self(v);
     f->pMethods = nullptr;
     if (me.dead_) return SQLITE_IOERR;
@@ -60,6 +70,7 @@ struct CrashVfs::Methods {
   }
 
   static int close(sqlite3_file* p) {
+    Inside inside;
     File& f = file(p);
     if (!f.dead()) {
       unlock(p, SQLITE_LOCK_NONE);
@@ -70,16 +81,19 @@ struct CrashVfs::Methods {
   }
 
   static int remove(sqlite3_vfs* v, const char* name, int sync_folder) {
+    Inside inside;
     CrashVfs& me = self(v);
     if (me.dead_) return SQLITE_IOERR_DELETE;
     if (!me.disk_.exists(name)) return SQLITE_IOERR_DELETE_NOENT;
     if (me.ask(DiskOp::kDelete, false) != SQLITE_OK) return SQLITE_IOERR_DELETE;
     me.disk_.remove(name);
     if (sync_folder) me.disk_.sync_names();
+    me.syncs_ += sync_folder != 0;
     return SQLITE_OK;
   }
 
   static int access(sqlite3_vfs* v, const char* name, int, int* out) {
+    Inside inside;
     *out = self(v).disk_.exists(name) && !self(v).dead_;
     return SQLITE_OK;
   }
@@ -100,12 +114,14 @@ struct CrashVfs::Methods {
   static int last_error(sqlite3_vfs*, int, char*) { return 0; }
 
   static int read(sqlite3_file* p, void* out, int bytes, sqlite3_int64 at) {
+    Inside inside;
     File& f = file(p);
     if (f.dead()) return SQLITE_IOERR_READ;
     const int64_t n = f.vfs->disk_.read(f.name, at, static_cast<char*>(out), bytes);
     return n == bytes ? SQLITE_OK : SQLITE_IOERR_SHORT_READ;
   }
   static int write(sqlite3_file* p, const void* data, int bytes, sqlite3_int64 at) {
+    Inside inside;
     File& f = file(p);
     if (f.dead()) return SQLITE_IOERR_WRITE;
     const int rc = f.vfs->ask(DiskOp::kWrite, at + bytes > f.vfs->disk_.size(f.name));
@@ -113,6 +129,7 @@ struct CrashVfs::Methods {
     return rc == SQLITE_IOERR ? SQLITE_IOERR_WRITE : rc;
   }
   static int truncate(sqlite3_file* p, sqlite3_int64 size) {
+    Inside inside;
     File& f = file(p);
     if (f.dead()) return SQLITE_IOERR_TRUNCATE;
     const int rc = f.vfs->ask(DiskOp::kTruncate, size > f.vfs->disk_.size(f.name));
@@ -120,15 +137,18 @@ struct CrashVfs::Methods {
     return rc == SQLITE_IOERR ? SQLITE_IOERR_TRUNCATE : rc;
   }
   static int sync(sqlite3_file* p, int) {
+    Inside inside;
     File& f = file(p);
     if (f.dead()) return SQLITE_IOERR_FSYNC;
     if (f.vfs->ask(DiskOp::kSync, false) != SQLITE_OK) return SQLITE_IOERR_FSYNC;
     f.vfs->disk_.sync(f.name);
+    ++f.vfs->syncs_;
     if (f.new_journal) f.vfs->disk_.sync_names();
     f.new_journal = false;
     return SQLITE_OK;
   }
   static int size(sqlite3_file* p, sqlite3_int64* out) {
+    Inside inside;
     File& f = file(p);
     if (f.dead()) return SQLITE_IOERR_FSTAT;
     *out = f.vfs->disk_.size(f.name);
@@ -136,6 +156,7 @@ struct CrashVfs::Methods {
   }
 
   static int lock(sqlite3_file* p, int level) {
+    Inside inside;
     File& f = file(p);
     if (f.dead()) return SQLITE_IOERR_LOCK;
     Locks& l = f.vfs->locks_[f.name];
@@ -159,6 +180,7 @@ struct CrashVfs::Methods {
     return SQLITE_OK;
   }
   static int unlock(sqlite3_file* p, int level) {
+    Inside inside;
     File& f = file(p);
     if (f.dead() || f.lock <= level) return SQLITE_OK;
     Locks& l = f.vfs->locks_[f.name];
@@ -168,6 +190,7 @@ struct CrashVfs::Methods {
     return SQLITE_OK;
   }
   static int reserved(sqlite3_file* p, int* out) {
+    Inside inside;
     const Locks& l = file(p).vfs->locks_[file(p).name];
     *out = l.reserved || l.pending || l.exclusive;
     return SQLITE_OK;
@@ -184,6 +207,7 @@ struct CrashVfs::Methods {
   static int characteristics(sqlite3_file*) { return SQLITE_IOCAP_POWERSAFE_OVERWRITE; }
 
   static int shm_map(sqlite3_file* p, int region, int bytes, int extend, void volatile** out) {
+    Inside inside;
     File& f = file(p);
     *out = nullptr;
     if (f.dead()) return SQLITE_IOERR_SHMMAP;

@@ -39,7 +39,11 @@ class CrashVfs {
   const std::string& name() const { return name_; }
   Disk& disk() { return disk_; }
   uint64_t operations() const { return operations_; }
+  uint64_t syncs() const { return syncs_; }
   bool dead() const { return dead_; }
+
+  /// Above 0 while SQLite is in here: nothing may throw through it.
+  static int inside;
 
   /// Asked before each operation, with its number from 1. May call die(), and may fork.
   std::function<Verdict(uint64_t number, DiskOp op)> before;
@@ -71,7 +75,7 @@ class CrashVfs {
   sqlite3_vfs vfs_{};
   Disk disk_;
   std::mt19937_64 random_;
-  uint64_t operations_ = 0;
+  uint64_t operations_ = 0, syncs_ = 0;
   uint64_t life_ = 1;
   bool dead_ = false;
   std::map<std::string, Locks> locks_;
