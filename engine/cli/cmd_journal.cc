@@ -53,18 +53,7 @@ int run_journal_backup(const Options& o) {
 int run_journal_export(const Options& o) {
   v1::ClientRequest request;
   auto* s = request.mutable_journal_task()->mutable_export_runs();
-  for (const auto& id : o.engine.filter.ids) s->add_ids(id);
-  if (o.engine.filter.any()) {
-    auto filter = parse_filter(o.engine.filter, SystemClock().wall_ms());
-    if (!filter.ok()) return fail(o, filter.error());
-    *s->mutable_filter() = *filter;
-  }
-  return task(o, std::move(request));
-}
-
-int run_journal_import(const Options& o) {
-  v1::ClientRequest request;
-  request.mutable_journal_task()->set_import_runs(true);
+  if (!o.id.empty()) s->add_ids(o.id);
   return task(o, std::move(request));
 }
 
@@ -74,7 +63,6 @@ int run_journal_check(const Options& o) {
   c->set_integrity(true);
   c->set_chain(true);
   c->set_invariants(true);
-  c->set_replay(o.replay);
   return task(o, std::move(request));
 }
 
@@ -92,6 +80,23 @@ int run_journal_rebuild_search(const Options& o) {
   v1::ClientRequest request;
   request.mutable_journal_task()->set_rebuild_search(true);
   return task(o, std::move(request));
+}
+
+int run_replay(const Options& o) {
+  Session session(o.paths);
+  v1::ClientRequest request;
+  request.mutable_doctor()->set_replay(true);
+  request.mutable_doctor()->set_id(o.id);
+  bool differs = false;
+  auto print = [&](const v1::ClientReply& r) {
+    if (!r.has_finding() || r.finding().text().empty()) return true;
+    differs |= r.finding().level() == "error";
+    print_line(o.json ? to_json(r.finding()) : r.finding().text());
+    return true;
+  };
+  const Status s = session.stream(request, print, Deadline::in_ms(o.timeout_s * 1000));
+  if (!s.ok()) return fail(o, s.error());
+  return differs ? 1 : 0;
 }
 
 }  // namespace bp::cli

@@ -93,9 +93,9 @@ int run_list(const Options& o) {
   if (!o.json && list.next_before_run_number() != 0)
     fmt::print(stderr, "there are more: --before {}\n", list.next_before_run_number());
   if (!o.json) {
-      const std::string text = list_text(list, SystemClock().wall_ms());
-      print_line(text.substr(0, text.size() - 1));
-      return 0;
+    const std::string text = list_text(list, SystemClock().wall_ms());
+    print_line(text.substr(0, text.size() - 1));
+    return 0;
   }
   std::string out = "[";
   for (const auto& run : list.runs()) out += (out.size() > 1 ? "," : "") + to_json(run);
@@ -104,6 +104,7 @@ int run_list(const Options& o) {
 }
 
 int run_show(const Options& o) {
+  if (!o.engine.archive.empty()) return run_show_archived(o);
   Session session(o.paths);
   auto run = show(session, o.id, o.engine.at);
   if (!run.ok()) return fail(o, run.error());

@@ -207,7 +207,14 @@ int run_fork(const Options& o) {
   return run.ok() ? report_end(o, *run) : fail(o, run.error());
 }
 
+std::string history_line(const Options& o, const v1::HistoryEntry& e) {
+  if (o.json) return to_json(e);
+  return fmt::format("{:>6}  {}  {:<18} {}{}", e.event(), time_text(e.wall_ms()), e.type(),
+                     e.next(), e.json().empty() ? "" : "\n        " + e.json());
+}
+
 int run_history(const Options& o) {
+  if (!o.engine.archive.empty()) return run_history_archived(o);
   v1::ClientRequest request;
   auto* h = request.mutable_history();
   h->set_id(o.id);
@@ -217,13 +224,7 @@ int run_history(const Options& o) {
   Session session(o.paths);
   auto print = [&](const v1::ClientReply& r) {
     for (const auto& e : r.history().entries()) {
-      if (o.json) {
-        print_line(to_json(e));
-      } else {
-        print_line(fmt::format("{:>6}  {}  {:<18} {}{}", e.event(), time_text(e.wall_ms()),
-                               e.type(), e.next(),
-                               e.json().empty() ? "" : "\n        " + e.json()));
-      }
+      print_line(history_line(o, e));
     }
     return true;
   };

@@ -112,6 +112,7 @@ void CommandLine::add_run_commands() {
                                "  bp show quickstart --at 15      (as it stood after event 15)\n"
                                "  bp show quickstart --at 2h      (two hours ago)\n",
                                run_show));
+  show->add_option("--archive", options_.engine.archive, "From this file instead of the journal");
   show->add_option("--at", options_.engine.at,
                    "An event's number, a time, or how long ago (10m, 2h)");
   CLI::App* watch = with_id(

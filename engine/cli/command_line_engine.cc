@@ -76,6 +76,7 @@ void CommandLine::add_any_run_commands() {
           "  bp history quickstart\n  bp history quickstart --bodies --after 10\n", run_history));
   history->add_option("--after", e.after_event, "Events after this number");
   history->add_option("--limit", e.limit, "At most so many; 0: all")->default_val(0);
+  history->add_option("--archive", e.archive, "From this file instead of the journal");
   history->add_flag("--bodies", e.bodies, "The events themselves, as JSON");
   waiting(history);
   CLI::App* query = with_id(
@@ -225,25 +226,37 @@ void CommandLine::add_journal_commands() {
   };
   with_file("backup", "A consistent, verified copy while the daemon works",
             "  bp journal backup /backup/journal.db\n", "File to write", run_journal_backup);
-  filter_options(with_file("export", "Histories of ended runs to a portable file",
-                           "  bp journal export runs.bpx --label team=a --state succeeded\n",
-                           "File to write", run_journal_export),
-                 false);
-  with_file("import", "Take the runs of an exported file in, as ended runs",
-            "  bp journal import runs.bpx\n", "File to read", run_journal_import);
+  with_file("export", "The whole journal, or one run's history, to a portable file",
+            "  bp journal export all.bpx\n  bp journal export one.bpx --run r12-a1b2c3\n",
+            "File to write", run_journal_export)
+      ->add_option("--run", options_.id, "Only this run: id or name");
+  with_file("import", "Make a journal file of an export, or an archive of one run's",
+            "  bp journal import all.bpx journal.db\n", "File to read", run_journal_import)
+      ->add_option("TO", e.other, "File to write")
+      ->required();
+  with_file("verify", "Check the whole chain of a journal file; needs no daemon",
+            "  bp journal verify ~/.local/state/bp-daemon/journal.db\n"
+            "  bp journal verify backup.db --key journal.pub\n",
+            "Journal, backup or archive", run_journal_verify)
+      ->add_option("--key", e.public_key,
+                   "File with the public key that its seals must verify under");
+  with_file("restore", "Put a backup in the place of the journal; no daemon may run",
+            "  bp journal restore /backup/journal.db --replace\n", "Backup", run_journal_restore)
+      ->add_flag("--replace", e.cancel, "Move the journal that is there aside");
   CLI::App* archive =
       with_file("archive", "Move runs that ended long ago to a file",
                 "  bp journal archive old.bpj --ended-before 30d --keep 1000\n",
                 "File to write; `bp show ID --archive FILE` opens it", run_journal_archive);
   archive->add_option("--ended-before", e.filter.ended_before, "30d, or a date")->required();
   archive->add_option("--keep", e.keep_newest, "Leave the newest N ended runs");
-  CLI::App* check = add(g, "check", "Integrity, chain, invariants; with --replay every run",
-                        "  bp journal check --replay\n", run_journal_check);
-  check->add_flag("--replay", options_.replay, "Compute every run anew from its events");
-  waiting(check);
+  waiting(add(g, "check", "Integrity, chain and invariants, while the daemon works",
+              "  bp journal check\n", run_journal_check));
   CLI::App* rebuild = add(g, "rebuild-search", "Make the search file anew from the log",
                           "  bp journal rebuild-search\n", run_journal_rebuild_search);
   waiting(rebuild);
+  CLI::App* replay = with_id(add(&app_, "replay", "Compute a run anew from its events and compare",
+                                 "  bp replay r12-a1b2c3\n", run_replay));
+  waiting(replay);
 }
 
 }  // namespace bp::cli

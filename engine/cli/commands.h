@@ -83,5 +83,11 @@ int run_journal_import(const Options& o);
 int run_journal_check(const Options& o);
 int run_journal_archive(const Options& o);
 int run_journal_rebuild_search(const Options& o);
+int run_replay(const Options& o);
+// without a daemon
+int run_journal_verify(const Options& o);
+int run_journal_restore(const Options& o);
+int run_show_archived(const Options& o);
+int run_history_archived(const Options& o);
 
 }  // namespace bp::cli

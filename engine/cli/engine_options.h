@@ -54,7 +54,7 @@ struct EngineOptions {
   uint32_t upcoming = 5;
   bool paused = false;
   // journal
-  std::string journal, public_key;
+  std::string archive, public_key;
   uint64_t keep_newest = 0;
 };
 

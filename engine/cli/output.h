@@ -13,6 +13,9 @@ namespace bp::cli {
 /// also as JSON on standard output.
 int fail(const Options& o, const Error& error, const v1::ErrorInfo* info = nullptr);
 
+/// A line (or two, with its body) of `bp history`.
+std::string history_line(const Options& o, const v1::HistoryEntry& entry);
+
 /// One line on standard output.
 void print_line(const std::string& text);
 

@@ -22,6 +22,7 @@
 #include "engine/daemon/workflows.h"
 #include "engine/shell/secret_box.h"
 #include "engine/shell/shell.h"
+#include "engine/daemon/journal_tasks.h"
 #include "storage/sqlite_journal.h"
 
 namespace bp::daemon {
@@ -81,6 +82,7 @@ class Daemon {
   Fd lock_;
   std::unique_ptr<MarkFile> mark_;
   std::unique_ptr<storage::SqliteJournal> journal_;
+  std::unique_ptr<JournalTasks> tasks_;
   std::unique_ptr<RealTransport> transport_;
   std::unique_ptr<RealProcesses> processes_;
   std::unique_ptr<shell::Shell> shell_;
@@ -156,6 +158,10 @@ Status Daemon::start() {
   };
   hooks.shutdown = [this] { end(kExitOk, "a client asked for it"); };
   hooks.machine_findings = [settings] { return check_machine(settings); };
+  tasks_ = std::make_unique<JournalTasks>(*journal_, executor_);
+  hooks.journal_task = [this](const auto& task, auto place, auto report) {
+    return tasks_->start(task, place, std::move(report));
+  };
   shell_ = std::make_unique<shell::Shell>(
       shell::World{executor_, clock_, random_, *journal_, *transport_, *processes_, logs_}, settings,
       std::move(hooks));
@@ -204,6 +210,7 @@ int Daemon::serve() {
   io_.run();
   // Closures of the socket thread and the store refer to what is above them here.
   transport_.reset();
+  tasks_.reset();
   journal_.reset();
   shell_.reset();
   for (const auto& path : {config_.state_dir + "/daemon.pid", config_.run_dir + "/client.sock",

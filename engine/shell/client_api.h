@@ -89,6 +89,12 @@ class ClientApi {
   /// kUnavailable while the deployment has no head, or has ended.
   Result<v1::Access> access_of(const std::string& id_or_name);
   void doctor(const Asker& to, const v1::DoctorQuery& m);
+  void say(const Asker& to, v1::DoctorFinding finding);
+  void journal_findings(const Asker& to, const v1::ClientReply& checked);
+  void run_findings(const Asker& to, const core::RunState& run);
+  void replay_ended(const Asker& to, uint64_t before, uint64_t done, uint64_t wrong);
+  std::string ended_difference(const storage::EndedRow& row);
+  void replay_one(const Asker& to, const std::string& id);
   std::vector<v1::DoctorFinding> processes_of(const core::RunState& run);
   std::vector<std::string> replay();
 

@@ -6,6 +6,10 @@
 
 namespace bp::shell {
 namespace {
+
+constexpr uint32_t kReplaySlice = 50;  // runs per turn: some milliseconds
+constexpr const char* kReport = "Keep a copy of the state folder and report this";
+
 v1::DoctorFinding finding(const char* level, const char* check, std::string text,
                           std::string remedy = {}, std::string run_id = {}) {
   v1::DoctorFinding f;
@@ -73,58 +77,127 @@ std::vector<v1::DoctorFinding> ClientApi::processes_of(const core::RunState& run
   return out;
 }
 
+// The journal as a whole is checked on its own thread, and runs are replayed in slices: the daemon
+// works meanwhile.
 void ClientApi::doctor(const Asker& to, const v1::DoctorQuery& m) {
   conductor_.after_durable([this, to, m] {
-    std::vector<v1::DoctorFinding> all;
-    if (hooks_.machine_findings) all = hooks_.machine_findings();
-    auto violations = world_.journal.check({});
-    if (!violations.ok()) {
-      all.push_back(finding("error", "journal", violations.error().message,
-                            std::string(violations.error().what_to_do())));
-    } else if (violations->empty()) {
-      all.push_back(finding("ok", "journal", "all invariants hold"));
-    } else {
-      for (const auto& v : *violations) {
-        all.push_back(
-            finding("error", "journal", v, "Keep a copy of the state folder and report this"));
-      }
+    if (!m.id().empty()) return replay_one(to, m.id());
+    if (hooks_.machine_findings) {
+      for (auto& f : hooks_.machine_findings()) say(to, std::move(f));
     }
-    if (m.replay()) {
+    v1::ClientRequest check;
+    check.mutable_journal_task()->mutable_check()->set_chain(true);
+    engine_.handle(check, {}, [this, alive = alive_, to, m](v1::ClientReply r, bool) {
+      if (!*alive) return;
+      journal_findings(to, r);
+      conductor_.each_run([&](const core::RunState& run) { run_findings(to, run); });
+      if (!m.replay()) return reply(to, v1::ClientReply());
       auto wrong = replay();
-      if (wrong.empty())
-        all.push_back(finding("ok", "replay", "events lead to the state on record"));
-      for (const auto& w : wrong)
-        all.push_back(
-            finding("error", "replay", w, "Keep a copy of the state folder and report this"));
-    }
-    conductor_.each_run([&](const core::RunState& run) {
-      const std::string& id = run.run_id;
-      const char* level = run.state() == v1::RUN_STATE_SERVING ? "ok" : "warn";
-      if (run.state() == v1::RUN_STATE_NEEDS_HUMAN) level = "error";
-      std::string remedy = run.state() == v1::RUN_STATE_NEEDS_HUMAN
-                               ? std::string(error_remedy(ErrorCode::kNeedsHuman))
-                               : std::string();
-      all.push_back(finding(level, "deployment",
-                            run.name + " is " + state_text(run.state()) + ". " + core::why(run),
-                            remedy, id));
-      for (auto& f : processes_of(run)) all.push_back(std::move(f));
-      for (const Node* node : nodes_.nodes_of(id)) {
-        if (node->state != NodeState::kUp) {
-          all.push_back(finding(
-              "warn", "node",
-              "node " + node->node_id + " of " + run.name +
-                  (node->state == NodeState::kLost ? " is lost" : " has not connected"),
-              "See STATE_DIR/nodes/" + node->node_id + "; the running stage replaces it", id));
-        }
-      }
+      for (const auto& w : wrong) say(to, finding("error", "replay", w, kReport));
+      replay_ended(to, 0, 0, wrong.size());
     });
-    for (auto& f : all) {
-      v1::ClientReply r;
-      *r.mutable_finding() = std::move(f);
-      reply(to, std::move(r), false);
-    }
-    reply(to, v1::ClientReply());
   });
+}
+
+void ClientApi::say(const Asker& to, v1::DoctorFinding f) {
+  v1::ClientReply r;
+  *r.mutable_finding() = std::move(f);
+  reply(to, std::move(r), false);
+}
+
+void ClientApi::journal_findings(const Asker& to, const v1::ClientReply& r) {
+  if (r.has_error())
+    return say(to, finding("error", "journal", r.error().message(), r.error().remedy()));
+  for (const auto& line : r.journal_task().findings())
+    say(to, finding("error", "journal", line, kReport));
+  if (r.journal_task().findings().empty()) {
+    say(to, finding("ok", "journal",
+                    "chain and invariants hold over " +
+                        std::to_string(r.journal_task().progress().done()) + " commits"));
+  }
+}
+
+void ClientApi::run_findings(const Asker& to, const core::RunState& run) {
+  const std::string& id = run.run_id;
+  const bool human = run.state() == v1::RUN_STATE_NEEDS_HUMAN;
+  const char* level = run.state() == v1::RUN_STATE_SERVING ? "ok" : human ? "error" : "warn";
+  say(to, finding(level, "deployment",
+                  run.name + " is " + state_text(run.state()) + ". " + core::why(run),
+                  human ? std::string(error_remedy(ErrorCode::kNeedsHuman)) : std::string(), id));
+  for (const auto& line : core::broken_invariants(run))
+    say(to, finding("error", "invariant", line, kReport, id));
+  for (auto& f : processes_of(run)) say(to, std::move(f));
+  for (const Node* node : nodes_.nodes_of(id)) {
+    if (node->state == NodeState::kUp) continue;
+    say(to,
+        finding("warn", "node",
+                "node " + node->node_id + " of " + run.name +
+                    (node->state == NodeState::kLost ? " is lost" : " has not connected"),
+                "See STATE_DIR/nodes/" + node->node_id + "; the running stage replaces it", id));
+  }
+}
+
+// A page of ended runs, the newest first, per turn of the loop.
+void ClientApi::replay_ended(const Asker& to, uint64_t before, uint64_t done, uint64_t wrong) {
+  storage::EndedQuery page;
+  page.before_run_number = before;
+  page.limit = kReplaySlice;
+  auto rows = conductor_.ended(page);
+  if (!rows.ok()) {
+    say(to, finding("error", "replay", rows.error().message, kReport));
+    return reply(to, v1::ClientReply());
+  }
+  for (const auto& row : *rows) {
+    const std::string difference = ended_difference(row);
+    if (difference.empty()) continue;
+    ++wrong;
+    say(to,
+        finding("error", "replay", "run " + row.run_id + ": " + difference, kReport, row.run_id));
+  }
+  done += rows->size();
+  if (rows->size() < kReplaySlice) {
+    if (wrong == 0) {
+      say(to, finding("ok", "replay",
+                      "events of " + std::to_string(conductor_.live_count()) + " live and " +
+                          std::to_string(done) + " ended runs lead to the state on record"));
+    }
+    return reply(to, v1::ClientReply());
+  }
+  world_.executor.post([this, alive = alive_, to, last = rows->back().run_number, done, wrong] {
+    if (*alive) replay_ended(to, last, done, wrong);
+  });
+}
+
+std::string ClientApi::ended_difference(const storage::EndedRow& row) {
+  auto again = conductor_.rebuild(row.run_number, row.last_commit);
+  if (!again.ok()) return again.error().message;
+  const storage::EndedRow mine = core::ended_row(*again);
+  if (mine.state != row.state)
+    return "ended as " + state_text(v1::RunState(row.state)) + ", by its events " +
+           state_text(v1::RunState(mine.state));
+  if (mine.error_code != row.error_code || mine.ended_wall_ms != row.ended_wall_ms ||
+      mine.labels != row.labels || mine.workflow != row.workflow)
+    return "its summary differs from its events";
+  return {};
+}
+
+void ClientApi::replay_one(const Asker& to, const std::string& id) {
+  std::string difference;
+  if (const auto* run = conductor_.find_live(id)) {
+    auto again = conductor_.rebuild(run->run_number, run->last_commit);
+    if (!again.ok()) {
+      difference = again.error().message;
+    } else if (core::encode_run(*again) != core::encode_run(*run)) {
+      difference = "its state differs from its events";
+    }
+  } else {
+    auto row = conductor_.find_ended(id);
+    if (!row.ok()) return fail(to, row.error());
+    difference = ended_difference(*row);
+  }
+  say(to, difference.empty() ? finding("ok", "replay", id + ": events lead to the state on record")
+                             : finding("error", "replay", id + ": " + difference, kReport, id));
+  reply(to, v1::ClientReply());
 }
 
 }  // namespace bp::shell

@@ -73,6 +73,9 @@ bool EngineApi::handle(const v1::ClientRequest& m, const std::string& by, const 
     case v1::ClientRequest::kTriggerSchedule:
       trigger(m.trigger_schedule(), reply);
       return true;
+    case v1::ClientRequest::kJournalTask:
+      conductor_.after_durable([this, q = m.journal_task(), reply] { journal_task(q, reply); });
+      return true;
     case v1::ClientRequest::kPauseDaemon:
       hooks_.pause_dispatch(m.pause_daemon().paused(), [reply] { accept(reply); });
       return true;
@@ -160,6 +163,28 @@ void EngineApi::list_schedules(const v1::ListSchedules& m, const Reply& reply) {
     for (int64_t at : *times) r.mutable_schedules()->add_upcoming_wall_ms(at);
   }
   reply(std::move(r), true);
+}
+
+void EngineApi::journal_task(const v1::JournalTask& m, const Reply& reply) {
+  RunPlace place;
+  if (m.has_export_runs() && m.export_runs().ids_size() > 0) {
+    if (m.export_runs().ids_size() > 1) {
+      return refuse(reply, Error{ErrorCode::kInvalidArgument,
+                                 "an export is of one run, or of all; found " +
+                                     std::to_string(m.export_runs().ids_size()) + " ids",
+                                 {}});
+    }
+    auto found = find(m.export_runs().ids(0));
+    if (!found.ok()) return refuse(reply, found.error());
+    place = {found->run_number, found->last_commit};
+  }
+  Status begun = hooks_.journal_task(m, place, [reply](Result<v1::JournalTaskProgress> outcome) {
+    if (!outcome.ok()) return refuse(reply, outcome.error());
+    v1::ClientReply r;
+    *r.mutable_journal_task() = std::move(*outcome);
+    reply(std::move(r), true);
+  });
+  if (!begun.ok()) refuse(reply, begun.error());
 }
 
 void EngineApi::trigger(const v1::TriggerSchedule& m, const Reply& reply) {

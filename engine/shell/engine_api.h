@@ -20,8 +20,16 @@ namespace bp::shell {
 class EngineApi {
  public:
   using Reply = std::function<void(v1::ClientReply reply, bool final)>;
+  struct RunPlace {
+    uint64_t run_number = 0;  // 0: of all runs
+    uint64_t last_commit = 0;
+  };
+  using TaskReport = std::function<void(Result<v1::JournalTaskProgress>)>;
   struct Hooks {
     RunControl::Pins pins;
+    /// Long work on the journal, on a thread of its own.
+    std::function<Status(const v1::JournalTask& task, RunPlace place, TaskReport report)>
+        journal_task;
     Schedules::Hooks schedules;
     std::function<Status(const v1::Limit& limit, std::function<void()> durable)> put_limit;
     std::function<std::vector<v1::Limit>()> limits;
@@ -61,6 +69,7 @@ class EngineApi {
   void put_schedule(const v1::PutSchedule& m, const Reply& reply);
   void list_schedules(const v1::ListSchedules& m, const Reply& reply);
   void trigger(const v1::TriggerSchedule& m, const Reply& reply);
+  void journal_task(const v1::JournalTask& m, const Reply& reply);
 
   World& world_;
   Conductor& conductor_;

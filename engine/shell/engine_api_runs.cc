@@ -1,11 +1,10 @@
 // Fork, history, values: what is said about one run.
-#include <google/protobuf/util/json_util.h>
-
 #include <algorithm>
 #include <set>
 
 #include "engine/base/limits.h"
 #include "engine/shell/engine_api.h"
+#include "engine/shell/history_view.h"
 #include "engine/shell/wire.h"
 
 namespace bp::shell {
@@ -13,55 +12,11 @@ namespace {
 
 constexpr size_t kPageEntries = 200;
 constexpr size_t kPageBytes = 1 << 20;
-constexpr size_t kJsonBytes = 16 << 10;  // of one event's body
 
 void refuse(const EngineApi::Reply& reply, const Error& error) {
   v1::ClientReply r;
   *r.mutable_error() = to_wire(error);
   reply(std::move(r), true);
-}
-
-const char* actor_name(storage::Actor a) {
-  switch (a) {
-    case storage::Actor::kNobody:
-      return "nobody";
-    case storage::Actor::kDaemon:
-      return "daemon";
-    case storage::Actor::kStageHost:
-      return "stage host";
-    case storage::Actor::kTimer:
-      return "timer";
-    case storage::Actor::kSignal:
-      return "signal";
-    case storage::Actor::kPerson:
-      return "person";
-    case storage::Actor::kApplications:
-      return "applications";
-  }
-  return "unknown";
-}
-
-v1::HistoryEntry history_entry(const storage::Entry& e, bool body) {
-  v1::HistoryEntry out;
-  out.set_event(e.run_seq);
-  out.set_wall_ms(e.wall_ms);
-  out.set_next(std::string("next: ") + actor_name(e.next.actor));
-  const auto* field = v1::Event::descriptor()->FindFieldByNumber(int(e.type));
-  out.set_type(field ? field->name() : "type " + std::to_string(e.type));
-  if (!body) return out;
-  v1::Event event;
-  if (e.body.empty()) {
-    out.set_json("\"erased\"");
-  } else if (event.ParseFromString(e.body)) {
-    google::protobuf::util::JsonPrintOptions options;
-    options.preserve_proto_field_names = true;
-    std::string text;
-    if (google::protobuf::util::MessageToJsonString(event, &text, options).ok()) {
-      if (text.size() > kJsonBytes) text = text.substr(0, kJsonBytes) + "...";
-      out.set_json(text);
-    }
-  }
-  return out;
 }
 
 // Stages that hold something, and all that come after them, run again in the fork.

@@ -144,6 +144,18 @@ EngineApi::Hooks Shell::Impl::engine_hooks() {
     conductor.after_durable(std::move(durable));
   };
   h.metrics = [this] { return metrics(); };
+  h.journal_task = [this](const v1::JournalTask& task, EngineApi::RunPlace place,
+                          EngineApi::TaskReport report) -> Status {
+    if (hooks.journal_task) return hooks.journal_task(task, place, std::move(report));
+    if (task.has_check()) {
+      BP_ASSIGN(auto lines, world.journal.check({}));
+      v1::JournalTaskProgress found;
+      for (auto& line : lines) found.add_findings(std::move(line));
+      report(std::move(found));
+      return {};
+    }
+    return Error{ErrorCode::kUnavailable, "this journal has no files to work on", {}};
+  };
   return h;
 }
 

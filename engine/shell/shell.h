@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bp/v1/control.pb.h"
+#include "engine/shell/engine_api.h"
 #include "engine/shell/settings.h"
 #include "engine/shell/world.h"
 
@@ -23,6 +24,8 @@ class Shell {
     std::function<void(Status)> fatal;  // the journal is unusable: end the process with an error
     std::function<void()> shutdown;     // a client asked an embedded daemon to end
     std::function<std::vector<v1::DoctorFinding>()> machine_findings;
+    std::function<Status(const v1::JournalTask&, EngineApi::RunPlace, EngineApi::TaskReport)>
+        journal_task;
   };
   Shell(World world, Settings settings, Hooks hooks);
   ~Shell();

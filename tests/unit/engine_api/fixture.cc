@@ -52,6 +52,13 @@ EngineApi::Hooks Life::api_hooks() {
     paused = on;
     durable();
   };
+  h.journal_task = [](const v1::JournalTask&, EngineApi::RunPlace place,
+                      EngineApi::TaskReport report) {
+    v1::JournalTaskProgress p;
+    p.set_runs(place.run_number);
+    report(std::move(p));
+    return Status();
+  };
   h.metrics = [] { return std::map<std::string, double>{{"bp_runs_live", 1}}; };
   return h;
 }
