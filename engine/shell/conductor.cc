@@ -37,6 +37,10 @@ void Conductor::stamp(v1::Event& event) const {
   event.set_wall_ms(world_.clock.wall_ms());
   event.set_boot_ms(world_.clock.boot_ms());
   event.set_may_dispatch(hooks_.may_dispatch());
+  if (event.has_run_released()) {
+    event.mutable_run_released()->set_incarnation(incarnation_);
+    event.mutable_run_released()->set_boot_id(boot_id_);
+  }
 }
 
 Status Conductor::feed(const std::string& run_id, v1::Event&& event, std::function<void()> durable,

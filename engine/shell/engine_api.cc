@@ -178,6 +178,17 @@ void EngineApi::journal_task(const v1::JournalTask& m, const Reply& reply) {
     if (!found.ok()) return refuse(reply, found.error());
     place = {found->run_number, found->last_commit};
   }
+  if (!m.has_archive()) return begin_task(m, place, reply);
+  // What is still part of the tail to replay is not archived: snapshots first, and a commit after
+  // them that says so.
+  conductor_.settle([this, m, place, reply] {
+    Extra extra;
+    extra.meta["archive/asked_wall_ms"] = std::to_string(world_.clock.wall_ms());
+    conductor_.write(std::move(extra), [this, m, place, reply] { begin_task(m, place, reply); });
+  });
+}
+
+void EngineApi::begin_task(const v1::JournalTask& m, RunPlace place, const Reply& reply) {
   Status begun = hooks_.journal_task(m, place, [reply](Result<v1::JournalTaskProgress> outcome) {
     if (!outcome.ok()) return refuse(reply, outcome.error());
     v1::ClientReply r;

@@ -60,6 +60,8 @@ class EngineApi {
   void fork(const v1::ForkRun& m, const std::string& by, const Reply& reply);
   Result<std::string> start_fork(const v1::ForkRun& m, const std::string& by,
                                  std::function<void()> durable);
+  Status lend(const v1::RunSubmitted& fork);
+  void take_back(const v1::TakenStage& taken, const std::string& borrower);
   void history(const v1::RunHistory& m, const Reply& reply);
   void query(const v1::QueryRun& m, const Reply& reply);
   Result<v1::RunValues> values(const core::RunState& run, const v1::QueryRun& m);
@@ -70,6 +72,7 @@ class EngineApi {
   void list_schedules(const v1::ListSchedules& m, const Reply& reply);
   void trigger(const v1::TriggerSchedule& m, const Reply& reply);
   void journal_task(const v1::JournalTask& m, const Reply& reply);
+  void begin_task(const v1::JournalTask& m, RunPlace place, const Reply& reply);
 
   World& world_;
   Conductor& conductor_;

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "engine/base/limits.h"
+#include "engine/base/log.h"
 #include "engine/shell/engine_api.h"
 #include "engine/shell/history_view.h"
 #include "engine/shell/wire.h"
@@ -179,20 +180,42 @@ Result<std::string> EngineApi::start_fork(const v1::ForkRun& m, const std::strin
   for (const auto& [k, v] : from.labels) (*s.mutable_labels())[k] = v;
   for (const auto& key : from.submitted->limit_keys) s.add_limit_keys(key);
   s.set_priority(from.n.priority);
-  // Lent in the commit that the fork begins with, or not at all.
-  for (const auto& taken : s.fork().taken()) {
+  BP_TRY(lend(s));
+  const std::string id = s.run_id();
+  const v1::ForkOrigin origin = s.fork();
+  Status submitted = conductor_.submit(std::move(s), onto, std::move(durable), {});
+  if (submitted.ok()) return id;
+  for (const auto& taken : origin.taken()) take_back(taken, id);
+  return std::move(submitted).error();
+}
+
+// In the commit that the fork begins with, or not at all.
+Status EngineApi::lend(const v1::RunSubmitted& fork) {
+  for (int i = 0; i < fork.fork().taken_size(); ++i) {
+    const v1::TakenStage& taken = fork.fork().taken(i);
     if (taken.lender().empty()) continue;
     v1::Event lent;
     lent.mutable_handle_lent()->set_stage(taken.stage());
     lent.mutable_handle_lent()->set_map_index(taken.map_index());
-    lent.mutable_handle_lent()->set_borrower(s.run_id());
+    lent.mutable_handle_lent()->set_borrower(fork.run_id());
     Status fed = conductor_.feed(taken.lender(), std::move(lent));
-    if (!fed.ok())
-      return std::move(fed).error().with_context("borrow what stage " + taken.stage() + " holds");
+    if (fed.ok()) continue;
+    for (int k = 0; k < i; ++k) take_back(fork.fork().taken(k), fork.run_id());
+    return std::move(fed).error().with_context("borrow what stage " + taken.stage() + " holds");
   }
-  const std::string id = s.run_id();
-  BP_TRY(conductor_.submit(std::move(s), onto, std::move(durable), {}));
-  return id;
+  return {};
+}
+
+void EngineApi::take_back(const v1::TakenStage& taken, const std::string& borrower) {
+  if (taken.lender().empty()) return;
+  v1::Event back;
+  back.mutable_handle_returned()->set_stage(taken.stage());
+  back.mutable_handle_returned()->set_map_index(taken.map_index());
+  back.mutable_handle_returned()->set_borrower(borrower);
+  Status fed = conductor_.feed(taken.lender(), std::move(back));
+  if (!fed.ok())
+    BP_LOG(err, "handle.not_returned", "lender={} borrower={} why={}", taken.lender(), borrower,
+           fed.error().message);
 }
 
 }  // namespace bp::shell
