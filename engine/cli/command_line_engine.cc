@@ -237,7 +237,7 @@ void CommandLine::add_journal_commands() {
   with_file("verify", "Check the whole chain of a journal file; needs no daemon",
             "  bp journal verify ~/.local/state/bp-daemon/journal.db\n"
             "  bp journal verify backup.db --key journal.pub\n",
-            "Journal, backup or archive", run_journal_verify)
+            "Journal or backup", run_journal_verify)
       ->add_option("--key", e.public_key,
                    "File with the public key that its seals must verify under");
   with_file("restore", "Put a backup in the place of the journal; no daemon may run",
