@@ -36,12 +36,12 @@ void normalise(const Ops& ops, ThreadPool& pool, const float* x, const float* we
     const uint32_t begin = item * kTokensPerItem, end = std::min(out.tokens, begin + kTokensPerItem);
     for (uint32_t t = begin; t < end; ++t)
       ops.rms_norm(x + size_t(t) * out.cols, weight, eps, out.cols, out.f + t * out.ld);
-    if (out.q) ops.quantise(out, begin, end);
+    if (out.q || out.h) ops.quantise(out, begin, end);
   });
 }
 
 void quantise_all(const Ops& ops, ThreadPool& pool, const Activations& x) {
-  if (!x.q) return;
+  if (!x.q && !x.h) return;
   const uint32_t items = (x.tokens + kTokensPerItem - 1) / kTokensPerItem;
   pool.run(items, [&](uint32_t item, uint32_t) {
     ops.quantise(x, item * kTokensPerItem, std::min(x.tokens, (item + 1) * kTokensPerItem));

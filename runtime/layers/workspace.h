@@ -7,11 +7,20 @@
 
 namespace bp::rt {
 
+/// What matrices read beside FP32: blocks of 8 or 16 bits, BF16.
+struct ActivationForms {
+  bool quantised = false, wide = false, bf16 = false;
+  ActivationForms& serve(PackType type) {
+    quantised = quantised || is_quantised(type);
+    bf16 = bf16 || type == PackType::kBF16;
+    return *this;
+  }
+};
+
 /// Activations with their own memory.
 class ActivationBuffer {
  public:
-  /// Room for [tokens, cols], quantised blocks too when `quantised`, of 16 bits when `wide`.
-  Activations shape(uint32_t tokens, uint32_t cols, bool quantised, bool wide = false) {
+  Activations shape(uint32_t tokens, uint32_t cols, const ActivationForms& forms) {
     const size_t n = size_t(tokens) * cols;
     grow(f_, n);
     Activations a;
@@ -19,13 +28,17 @@ class ActivationBuffer {
     a.cols = cols;
     a.ld = cols;
     a.f = f_.data();
-    if (!quantised) return a;
+    if (forms.bf16) {
+      grow(h_, n);
+      a.h = h_.data();
+    }
+    if (!forms.quantised) return a;
     grow(q_, n);
     grow(d_, n / kQuantBlock);
     grow(s_, n / kQuantBlock);
     grow(zero_, n / kQuantBlock);
     a.q = q_.data();
-    if (wide) {
+    if (forms.wide) {
       grow(lo_, n);
       a.lo = lo_.data();
     }
@@ -41,6 +54,7 @@ class ActivationBuffer {
   std::vector<float> f_, d_, s_;
   std::vector<int8_t> q_, lo_;
   std::vector<int32_t> zero_;
+  std::vector<uint16_t> h_;
 };
 
 struct Workspace {

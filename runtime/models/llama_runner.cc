@@ -173,7 +173,8 @@ class LlamaRunner final : public ModelRunner {
   void lm_head(const float* rows, uint32_t count) {
     StepTimer timer(shared_.profile, StepOp::kLmHead);
     timer.read(lm_head_, count);
-    const Activations x = work_.normed.shape(count, plan_.model.hidden, is_quantised(lm_head_.type), /*wide=*/true);
+    const ActivationForms forms = ActivationForms{false, /*wide=*/true}.serve(lm_head_.type);
+    const Activations x = work_.normed.shape(count, plan_.model.hidden, forms);
     normalise(*shared_.ops, pool_, rows, norm_, shared_.config.rms_norm_eps, x);
     local_logits_.resize(size_t(count) * lm_head_.rows);
     const MatmulJob job{&lm_head_, local_logits_.data(), lm_head_.rows};
@@ -237,7 +238,7 @@ Status check_options(const RunnerOptions& o, const RunnerComms& comms, const Run
 }  // namespace
 
 std::string numerics_class_here(bool exact) {
-  return fmt::format("{}/{}", best_ops().name(), exact ? "exact-f32" : "fixed-order-q16");
+  return fmt::format("{}/{}", best_ops().name(), exact ? "exact-f32" : "fixed-order-q8-q16");
 }
 
 Result<uint64_t> weights_segment_bytes(const WeightSource& source, const plan::ShardPlan& plan, uint32_t rank,

@@ -64,7 +64,7 @@ class ModelRunner {
   virtual Result<v1::StepResult> execute(const v1::Step& step) = 0;
   /// The KV memory holds what an earlier process wrote there: no position is refused for not being written.
   virtual void trust_kv() = 0;
-  /// Kernel set and instruction set ("avx512-vnni/fixed-order-q16", ".../exact-f32"): ranks of one group must agree.
+  /// Kernel set and instruction set ("avx512-vnni/fixed-order-q8-q16", ".../exact-f32"): ranks of one group must agree.
   virtual std::string numerics_class() const = 0;
   /// From now on adds what its steps cost to `profile` (null: no more). Not owned.
   virtual void measure(StepProfile* profile) {}

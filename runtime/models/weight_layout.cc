@@ -82,7 +82,7 @@ class Builder {
     BP_ASSIGN(const plan::TensorInfo info, source_.find(name));
     LayoutEntry e;
     e.name = name;
-    e.shape.type = pack_type_for(info.type, exact_, leaf);
+    e.shape.type = pack_type_for(info.type, exact_ || cols.size() % 2 != 0, leaf);
     e.shape.rows = rows.size();
     e.shape.cols = cols.size();
     e.shape.leaf_cols = leaf;

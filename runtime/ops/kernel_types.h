@@ -7,7 +7,6 @@ namespace bp::rt {
 
 struct F32Weight { float v; };
 struct F16Weight { uint16_t v; };
-struct BF16Weight { uint16_t v; };
 
 template <bool Half> struct KvElementOf { using Type = F32Weight; };
 template <> struct KvElementOf<true> { using Type = F16Weight; };
@@ -25,11 +24,19 @@ inline constexpr float kQuantTiny = 1e-30f;
 /// Largest |Q| of 8-bit and 16-bit activations.
 inline constexpr float kQuant8 = 127.0f, kQuant16 = 127.0f * 128.0f;
 
+/// Nearest BF16, ties to even; a NaN stays one.
+[[gnu::always_inline]] inline uint16_t nearest_bf16(float x) {
+  const uint32_t u = __builtin_bit_cast(uint32_t, x);
+  if ((u & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(u >> 16 | 0x40);
+  return static_cast<uint16_t>((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
 class Ops;
 const Ops& portable_ops();
 #if defined(__x86_64__)
 const Ops& avx2_ops();
 const Ops& avx512_ops();
+const Ops& avx512_bf16_ops();
 #endif
 
 }  // namespace bp::rt

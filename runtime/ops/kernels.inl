@@ -3,7 +3,8 @@
 //   F  16 floats: load, store, zero, set1, fma(a, b, c) = a * b + c, add, sub, mul, div, from_f16,
 //      max(a, b) = a > b ? a : b, min(a, b) = a < b ? a : b, first(v, n) = v with lanes from n on as 0,
 //      scale_by_power(p, t) = p * 2^n for t = n + kRoundMagic
-//   load_weight, store_element for F32Weight, F16Weight, BF16Weight
+//   load_weight, store_element for F32Weight, F16Weight
+//   Pairs, load_pairs, dot_pairs: 16 rows x 2 columns of BF16
 //   Acc, Bytes and the dot products of 16 rows x 4 columns: q8_init(zero), zero_acc, q8_dot, q4_dot, to_float,
 //      join_halves(high, low) = 128 * high + low
 //   quantise_block, add_to_fixed, root, kOpsName, what fits the registers: kWideTile (tiles of 8 tokens),
@@ -59,6 +60,31 @@ inline void float_tile(const std::byte* g, uint32_t cols, const float* x, size_t
 #pragma GCC unroll 8
     for (int t = 0; t < TN; ++t) acc[t] = F::fma(wc, F::set1(x[t * ld + c]), acc[t]);
   }
+}
+
+/// x: [cols / 2][W][2] BF16.
+template <int TN, int W>
+inline void bf16_tile(const std::byte* g, uint32_t cols, const uint16_t* x, size_t ahead, F* acc) {
+  F sums[2][TN];
+#pragma GCC unroll 8
+  for (int t = 0; t < TN; ++t) sums[0][t] = sums[1][t] = F::zero();
+  const uint32_t pairs = cols / 2;
+  uint32_t p = 0;
+  const auto add = [&](F* to) {
+    const Pairs w = load_pairs(reinterpret_cast<const uint16_t*>(g));
+    __builtin_prefetch(g + ahead);
+#pragma GCC unroll 8
+    for (int t = 0; t < TN; ++t) to[t] = dot_pairs(to[t], w, x + t * 2);
+    g += 64;
+    x += W * 2;
+  };
+  for (; p + 2 <= pairs; p += 2) {
+    add(sums[0]);
+    add(sums[1]);
+  }
+  if (p < pairs) add(sums[0]);
+#pragma GCC unroll 8
+  for (int t = 0; t < TN; ++t) acc[t] = F::add(sums[0][t], sums[1][t]);
 }
 
 /// Quantised activations of a panel from one leaf's first column on.
@@ -155,10 +181,11 @@ inline void tile(PackType type, const std::byte* g, uint32_t col, uint32_t cols,
       return x.lo ? q8_tile<TN, W, true>(g, cols / 32, p, ahead, acc) : q8_tile<TN, W, false>(g, cols / 32, p, ahead, acc);
     return x.lo ? q4_tile<TN, W, true>(g, cols / 32, p, ahead, acc) : q4_tile<TN, W, false>(g, cols / 32, p, ahead, acc);
   }
+  if (type == PackType::kBF16)
+    return bf16_tile<TN, W>(g, cols, x.h + size_t(t0) * x.cols + size_t(col) * W + sub * 2, ahead, acc);
   const float* f = x.f + (t0 + sub) * x.ld + col;
   if (type == PackType::kF32) float_tile<F32Weight, TN>(g, cols, f, x.ld, acc);
-  else if (type == PackType::kF16) float_tile<F16Weight, TN>(g, cols, f, x.ld, acc);
-  else float_tile<BF16Weight, TN>(g, cols, f, x.ld, acc);
+  else float_tile<F16Weight, TN>(g, cols, f, x.ld, acc);
 }
 
 /// Calls part.operator()<TN, W>(t0, sub) for all tokens, in tiles that fit the registers.
@@ -371,9 +398,14 @@ class VectorOps final : public Ops {
   const char* name() const override { return kOpsName; }
 
   void quantise(const Activations& x, uint32_t begin, uint32_t end) const override {
-    const uint32_t blocks = x.cols / 32;
+    const uint32_t blocks = x.q ? x.cols / 32 : 0, pairs = x.h ? x.cols / 2 : 0;
     for (uint32_t t = begin; t < end; ++t) {
       const uint32_t first = panel_begin(t, x.tokens), width = panel_width(first, x.tokens);
+      uint16_t* h = x.h ? x.h + size_t(first) * x.cols + (t - first) * 2 : nullptr;
+      for (uint32_t p = 0; p < pairs; ++p, h += 2 * width) {
+        h[0] = nearest_bf16(x.f[t * x.ld + 2 * p]);
+        h[1] = nearest_bf16(x.f[t * x.ld + 2 * p + 1]);
+      }
       for (uint32_t b = 0; b < blocks; ++b) {
         int8_t q[32], lo[32];
         int32_t sum = 0;

@@ -1,7 +1,8 @@
 // Ops: the arithmetic of a model on one thread's share of rows. Implementations: a plain reference and
 // vectorised ones; all of them give the same bits, because every sum has one written order:
 //   - a matrix row is summed over its columns (blocks of 32 columns for quantised weights) in ascending
-//     order, by fused multiply-add, whatever the number of tokens;
+//     order, by fused multiply-add, whatever the number of tokens; for BF16 weights, by pairs of columns, the odd
+//     column first, pairs 0, 2, 4 ... and pairs 1, 3, 5 ... apart, then their two sums together;
 //   - a reduction over a vector keeps 16 partial sums, element i in partial i % 16, joined by
 //     (j, j + 8), (j, j + 4), (j, j + 2), (j, j + 1);
 //   - scores are summed over head_dim, attention outputs over key positions, in ascending order.
@@ -25,7 +26,7 @@ inline constexpr float kLeafMax = 1048576.0f;          // 2^20: 2^11 leaves cann
 /// |Q| <= 16256, -64 <= lo < 64. d; s = d * sum(Q); zero = -128 * sum(Q), which weights that are stored with
 /// 128 added have too much.
 /// Tokens lie in panels of 8, the rest in one of 4, 2 and 1 as it needs: q, lo [panel][cols / 4][token][4];
-/// d, s, zero [panel][cols / 32][token].
+/// d, s, zero [panel][cols / 32][token]. For BF16 weights h: FP32 rounded to BF16 [panel][cols / 2][token][2].
 struct Activations {
   uint32_t tokens = 0;
   uint32_t cols = 0;
@@ -36,6 +37,7 @@ struct Activations {
   float* d = nullptr;
   float* s = nullptr;
   int32_t* zero = nullptr;
+  uint16_t* h = nullptr;
 };
 
 inline constexpr uint32_t kPanelTokens = 8;
@@ -66,9 +68,9 @@ struct KvView {
 class Ops {
  public:
   virtual ~Ops() = default;
-  virtual const char* name() const = 0;   // "reference", "portable", "avx2", "avx512-vnni"
+  virtual const char* name() const = 0;   // "reference", "portable", "avx2", "avx512-vnni", "avx512-vnni-bf16"
 
-  /// x.q, x.lo if given, x.d, x.s, x.zero from x.f for tokens [begin, end). A block with a number that is not finite
+  /// x.q, x.lo, x.d, x.s, x.zero, x.h, as far as given, from x.f for tokens [begin, end). A block that is not finite
   /// gets d = NaN.
   virtual void quantise(const Activations& x, uint32_t begin, uint32_t end) const = 0;
   /// out[t * out_ld + row] for rows of groups [group_begin, group_end); w has one leaf. Rows beyond
@@ -110,7 +112,7 @@ inline size_t attend_scratch(uint32_t rows, uint32_t last, uint32_t head_dim) {
 const Ops& reference_ops();
 /// All vectorised implementations that this machine can run, best first; the portable one is last.
 std::vector<const Ops*> usable_ops();
-/// The best one, or what $BP_OPS names ("portable", "avx2", "avx512-vnni", "reference") if it can run.
+/// The best one, or what $BP_OPS names by its name (or "reference"), if it can run.
 const Ops& best_ops();
 
 }  // namespace bp::rt

@@ -44,11 +44,6 @@ struct F {
 
 inline F load_weight(const F32Weight* p) { return F::load(&p->v); }
 inline F load_weight(const F16Weight* p) { return F::from_f16(&p->v); }
-inline __m256 widen_bf16(const BF16Weight* p) {
-  const __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
-}
-inline F load_weight(const BF16Weight* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
 inline void store_element(F x, F32Weight* p) { x.store(&p->v); }
 inline void store_element(F x, F16Weight* p) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
@@ -134,6 +129,20 @@ inline uint64_t add_to_fixed(F x, int64_t* sums) {
     else ++bad;
   }
   return bad;
+}
+
+/// Pairs of BF16 weights of 16 rows, and the sum over a pair for each: the odd column first.
+struct Pairs { __m256i a, b; };
+inline Pairs load_pairs(const uint16_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16))};
+}
+inline F dot_pairs(F acc, Pairs w, const uint16_t* x) {
+  const __m256i upper = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000));
+  const F odd{_mm256_castsi256_ps(_mm256_and_si256(w.a, upper)), _mm256_castsi256_ps(_mm256_and_si256(w.b, upper))};
+  const F even{_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))};
+  const auto wide = [](uint16_t h) { return F::set1(__builtin_bit_cast(float, uint32_t(h) << 16)); };
+  return F::fma(even, wide(x[0]), F::fma(odd, wide(x[1]), acc));
 }
 
 inline float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }

@@ -45,7 +45,6 @@ struct F {
 
 inline F load_weight(const F32Weight* p) { return F::map([&](int i) { return p[i].v; }); }
 inline F load_weight(const F16Weight* p) { return F::map([&](int i) { return f16_to_float(p[i].v); }); }
-inline F load_weight(const BF16Weight* p) { return F::map([&](int i) { return bf16_to_float(p[i].v); }); }
 inline void store_element(const F& x, F32Weight* p) { for (int i = 0; i < 16; ++i) p[i].v = x.v[i]; }
 inline void store_element(const F& x, F16Weight* p) { for (int i = 0; i < 16; ++i) p[i].v = float_to_f16(x.v[i]); }
 
@@ -105,6 +104,20 @@ inline uint64_t add_to_fixed(const F& x, int64_t* sums) {
     else ++bad;
   }
   return bad;
+}
+
+/// Pairs of BF16 weights of 16 rows, and the sum over a pair for each: the odd column first.
+struct Pairs { uint16_t v[32]; };
+inline Pairs load_pairs(const uint16_t* p) {
+  Pairs w;
+  std::memcpy(w.v, p, sizeof w);
+  return w;
+}
+inline F dot_pairs(const F& acc, const Pairs& w, const uint16_t* x) {
+  return F::map([&](int i) {
+    const float odd = std::fma(bf16_to_float(w.v[2 * i + 1]), bf16_to_float(x[1]), acc.v[i]);
+    return std::fma(bf16_to_float(w.v[2 * i]), bf16_to_float(x[0]), odd);
+  });
 }
 
 inline float root(float x) { return std::sqrt(x); }

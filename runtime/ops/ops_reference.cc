@@ -31,7 +31,7 @@ uint16_t load16(const std::byte* p) { uint16_t v; std::memcpy(&v, p, 2); return 
 
 /// A float-type weight of a group: column c, row r.
 float float_weight(PackType type, const std::byte* g, uint32_t c, uint32_t r) {
-  const size_t i = size_t(c) * kGroupRows + r;
+  const size_t i = type == PackType::kBF16 ? bf16_at(c, r) : size_t(c) * kGroupRows + r;
   if (type == PackType::kF32) { float v; std::memcpy(&v, g + i * 4, 4); return v; }
   const uint16_t h = load16(g + i * 2);
   return type == PackType::kF16 ? f16_to_float(h) : bf16_to_float(h);
@@ -55,6 +55,11 @@ size_t scale_at(const Activations& x, uint32_t t, uint32_t b) {
   return size_t(begin) * (x.cols / 32) + size_t(b) * width + (t - begin);
 }
 
+size_t half_at(const Activations& x, uint32_t t, uint32_t c) {
+  const uint32_t begin = panel_begin(t, x.tokens), width = panel_width(begin, x.tokens);
+  return size_t(begin) * x.cols + (size_t(c / 2) * width + (t - begin)) * 2 + c % 2;
+}
+
 /// The integer of a quantised activation.
 int quant_input(const Activations& x, size_t i) { return x.lo ? x.q[i] * 128 + x.lo[i] : x.q[i]; }
 
@@ -63,6 +68,15 @@ float leaf_sum(const PackedMatrix& w, const Activations& x, uint32_t leaf, uint3
   const std::byte* g = w.group(leaf, row / kGroupRows);
   const uint32_t r = row % kGroupRows, cols = w.leaf_width(leaf), col = leaf * w.leaf_cols;
   float acc = 0;
+  if (w.type == PackType::kBF16) {
+    float sums[2] = {0, 0};
+    for (uint32_t c = 0; c < cols; c += 2)
+      for (const uint32_t at : {c + 1, c}) {
+        float& sum = sums[c / 2 % 2];
+        sum = std::fma(float_weight(w.type, g, at, r), bf16_to_float(x.h[half_at(x, t, col + at)]), sum);
+      }
+    return sums[0] + sums[1];
+  }
   if (!is_quantised(w.type)) {
     for (uint32_t c = 0; c < cols; ++c) acc = std::fma(float_weight(w.type, g, c, r), x.f[t * x.ld + col + c], acc);
     return acc;
@@ -97,7 +111,9 @@ class ReferenceOps final : public Ops {
   const char* name() const override { return "reference"; }
 
   void quantise(const Activations& x, uint32_t begin, uint32_t end) const override {
-    for (uint32_t t = begin; t < end; ++t)
+    for (uint32_t t = begin; t < end && x.h; ++t)
+      for (uint32_t c = 0; c < x.cols; ++c) x.h[half_at(x, t, c)] = nearest_bf16(x.f[t * x.ld + c]);
+    for (uint32_t t = begin; t < end && x.q; ++t)
       for (uint32_t b = 0; b < x.cols / 32; ++b) {
         const float* f = x.f + t * x.ld + b * 32;
         const size_t i = scale_at(x, t, b);

@@ -78,7 +78,7 @@ Status pack_float_group(const PackSource& s, const PackedMatrix& m, uint32_t beg
     source_row_float(s, from, begin, cols, row.data());
     for (uint32_t c = 0; c < cols; ++c) {
       if (!std::isfinite(row[c])) return not_finite(from, "a weight");
-      std::byte* to = out + (size_t(c) * kGroupRows + r) * bytes;
+      std::byte* to = out + (m.type == PackType::kBF16 ? bf16_at(c, r) : size_t(c) * kGroupRows + r) * bytes;
       if (m.type == PackType::kF32) std::memcpy(to, &row[c], 4);
       else if (m.type == PackType::kF16) store16(to, float_to_f16(row[c]));
       else store16(to, static_cast<uint16_t>(float_bits(row[c]) >> 16));  // stored as BF16: exact
@@ -168,7 +168,7 @@ PackType pack_type_for(WeightType stored, bool exact, uint32_t leaf_cols) {
   switch (stored) {
     case WeightType::kF32: return PackType::kF32;
     case WeightType::kF16: return PackType::kF16;
-    case WeightType::kBF16: return PackType::kBF16;
+    case WeightType::kBF16: return leaf_cols % 2 ? PackType::kF32 : PackType::kBF16;
     case WeightType::kQ8_0: return leaf_cols % kQuantBlock ? PackType::kF32 : PackType::kQ8;
     case WeightType::kQ4_0:
     case WeightType::kQ4_1: return leaf_cols % kQuantBlock ? PackType::kF32 : PackType::kQ4;
@@ -205,7 +205,7 @@ void unpack_row(const PackedMatrix& m, uint32_t row, std::span<float> out) {
     } else if (m.type == PackType::kF16) {
       out[c] = f16_to_float(load16(g + i * 2));
     } else if (m.type == PackType::kBF16) {
-      out[c] = bf16_to_float(load16(g + i * 2));
+      out[c] = bf16_to_float(load16(g + bf16_at(c, r) * 2));
     } else if (m.type == PackType::kQ8) {
       const int q = static_cast<int>(g[q8_block_at(b) + k / 4 * 64 + r * 4 + k % 4]) - 128;
       out[c] = f16_to_float(load16(g + q8_scale_at(b, blocks) + r * 2)) * float(q);

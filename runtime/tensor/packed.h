@@ -3,7 +3,8 @@
 //
 // A matrix [rows, cols] is cut into leaves of `leaf_cols` columns (one leaf: the whole width, for matrices
 // whose rows are computed whole). Leaf after leaf, and within a leaf 16 rows (a group) after 16 rows:
-//   float types  [cols of leaf][16 rows] elements
+//   kF32, kF16   [cols of leaf][16 rows] elements
+//   kBF16        [cols of leaf / 2][16 rows][2] elements
 //   kQ8          by two blocks of 32 columns: [2][8][16 rows][4] unsigned bytes (weight + 128), [2][16] f16
 //                scale d; a last block without a pair [8][16][4], [16] and 32 bytes of nothing
 //   kQ4          by block of 32 columns: [4][16 rows][4] bytes: low nibble = quad j, high nibble = quad j + 4;
@@ -36,6 +37,10 @@ inline bool is_quantised(PackType t) { return t == PackType::kQ8 || t == PackTyp
 }
 [[gnu::always_inline]] inline size_t q4_block_at(uint32_t b) { return size_t(b) * 320; }
 inline constexpr size_t kQ4ScaleAt = 256;   // within a block
+/// Element of a BF16 group.
+[[gnu::always_inline]] inline size_t bf16_at(uint32_t col, uint32_t row) {
+  return (size_t(col / 2) * kGroupRows + row) * 2 + col % 2;
+}
 
 /// Bytes of one group of `cols` columns (64-byte multiple).
 size_t group_bytes(PackType type, uint32_t cols);

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -70,6 +71,7 @@ struct Acts {
   std::vector<float> f, d, s;
   std::vector<int8_t> q, lo;
   std::vector<int32_t> zero;
+  std::vector<uint16_t> h;
 };
 
 Acts make_acts(uint32_t tokens, uint32_t cols, std::vector<float> values, bool wide = false) {
@@ -79,10 +81,11 @@ Acts make_acts(uint32_t tokens, uint32_t cols, std::vector<float> values, bool w
   x.d.resize(blocks);
   x.s.resize(blocks);
   x.zero.resize(blocks);
+  x.h.resize(x.f.size());
   x.q.resize(x.f.size());
   x.lo.resize(wide ? x.f.size() : 0);
   x.a = {tokens, cols, cols, x.f.data(), x.q.data(), wide ? x.lo.data() : nullptr,
-         x.d.data(), x.s.data(), x.zero.data()};
+         x.d.data(), x.s.data(), x.zero.data(), x.h.data()};
   return x;
 }
 
@@ -99,9 +102,11 @@ const plan::WeightType kTypes[] = {plan::WeightType::kF32, plan::WeightType::kF1
 TEST_CASE("this machine's best kernels are used") {
   const auto usable = usable_ops();
   CHECK(std::string(usable.back()->name()) == "portable");
+  if (!std::getenv("BP_OPS")) CHECK(&best_ops() == usable.front());
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw"))
-    CHECK(std::string(usable.front()->name()) == "avx512-vnni");
+    CHECK(std::string(usable.front()->name()) ==
+          (__builtin_cpu_supports("avx512bf16") ? "avx512-vnni-bf16" : "avx512-vnni"));
 #endif
 }
 
@@ -172,6 +177,7 @@ TEST_CASE("quantised activations have the bits of the reference") {
     CHECK(x.q == expected.q);
     CHECK(x.lo == expected.lo);
     CHECK(x.zero == expected.zero);
+    CHECK(x.h == expected.h);
     for (size_t i = 0; i < x.d.size(); ++i)
       CHECK((x.d[i] == expected.d[i] || (std::isnan(x.d[i]) && std::isnan(expected.d[i]))));
   }
