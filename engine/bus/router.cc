@@ -10,6 +10,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/log.h"
 #include "engine/bus/context.h"
+#include "engine/bus/listening.h"
 
 namespace bp::bus {
 namespace {
@@ -59,6 +60,7 @@ struct Router::Impl {
   Context::Impl& context;
   ListenOptions options;
   std::unique_ptr<Socket> socket;
+  bool inherited = false;
   std::string domain;
   std::string endpoint;
   uint64_t malformed = 0;
@@ -75,6 +77,12 @@ Status Router::Impl::bind() {
                  "endpoint " + options.endpoint + "; expected ipc://PATH or tcp://ADDRESS:PORT",
                  {}};
   }
+  // One that was handed to this process, or kept over an exec; libzmq closes it, and leaves its file alone.
+  if (Fd given = take_descriptor(options.endpoint)) {
+    BP_TRY(socket->set_int(ZMQ_USE_FD, given.get()));
+    (void)given.release();
+    inherited = true;
+  }
   domain = context.add_domain(Domain{ipc, options.authorize});
   BP_TRY(socket->set_text(ZMQ_ZAP_DOMAIN, domain));
   BP_TRY(socket->set_int(kZapEnforceDomain, 1));
@@ -83,7 +91,7 @@ Status Router::Impl::bind() {
 
 Status Router::Impl::bind_ipc() {
   const std::string path = options.endpoint.substr(kIpc.size());
-  BP_TRY(clear_stale_socket(path));
+  if (!inherited) BP_TRY(clear_stale_socket(path));
   if (zmq_bind(socket->get(), options.endpoint.c_str()) != 0)
     return zmq_error("bind " + options.endpoint);
   if (::chmod(path.c_str(), 0600) != 0) return errno_error("chmod " + path, errno);

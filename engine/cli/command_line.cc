@@ -23,6 +23,7 @@ CommandLine::CommandLine() {
   add_workflow_commands();
   add_schedule_commands();
   add_journal_commands();
+  add_plugin_commands();
 }
 
 CLI::App* CommandLine::add(CLI::App* parent, const char* name, const char* what,
@@ -161,6 +162,8 @@ void CommandLine::add_control_commands() {
   pause->preparse_callback([this](size_t) { options_.engine.paused = true; });
   add(daemon, "resume", "Dispatch again (also after --start-paused)", "  bp daemon resume\n",
       run_daemon_pause);
+  add(daemon, "upgrade", "Take up the program that is installed now; what runs goes on",
+      "  bp daemon upgrade\n", run_daemon_upgrade);
   add(daemon, "status", "Which daemon answers", "  bp daemon status\n", run_daemon_status);
 }
 

@@ -31,6 +31,7 @@ class CommandLine {
   void add_workflow_commands();
   void add_schedule_commands();
   void add_journal_commands();
+  void add_plugin_commands();
 
   void recipe_options(CLI::App* c);
   CLI::App* with_id(CLI::App* c);

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "bp/v1/common.pb.h"
 #include "engine/base/error.h"
@@ -50,6 +51,7 @@ int run_stop(const Options& o);
 int run_doctor(const Options& o);
 int run_daemon_stop(const Options& o);
 int run_daemon_status(const Options& o);
+int run_daemon_upgrade(const Options& o);
 int run_daemon_pause(const Options& o);  // and resume
 // runs of any workflow
 int run_start(const Options& o);
@@ -76,6 +78,9 @@ int run_schedule_set(const Options& o);
 int run_schedule_drop(const Options& o);
 int run_schedule_list(const Options& o);
 int run_schedule_trigger(const Options& o);
+// plugins
+/// Becomes bp-plugin-test, which lies beside this program, with these arguments; returns only when it cannot.
+int run_plugin_test(const std::vector<std::string>& arguments);
 // the journal
 int run_journal_backup(const Options& o);
 int run_journal_export(const Options& o);

@@ -2,15 +2,20 @@
 
 #include <signal.h>
 #include <sodium.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <cstdlib>
 
 #include "engine/base/build.h"
 #include "engine/base/files.h"
 #include "engine/base/ids.h"
 #include "engine/base/log.h"
+#include "engine/base/process.h"
+#include "engine/bus/listening.h"
 #include "engine/daemon/asio_executor.h"
 #include "engine/daemon/file_logs.h"
 #include "engine/daemon/loop_watch.h"
@@ -23,12 +28,16 @@
 #include "engine/shell/secret_box.h"
 #include "engine/shell/shell.h"
 #include "engine/daemon/journal_tasks.h"
+#include "engine/supervisor/cgroup.h"
 #include "storage/sqlite_journal.h"
 
 namespace bp::daemon {
 namespace {
 
 constexpr int64_t kSettleMs = 5'000;  // for the snapshots of a clean stop
+
+constexpr int64_t kProbeMs = 3'000;            // for a new program to say its version
+constexpr const char* kUpgraded = "BP_UPGRADED";  // over an exec: the sockets are this daemon's own
 
 class SystemRandom final : public shell::Random {
  public:
@@ -60,7 +69,9 @@ class Daemon {
       : config_(config),
         executor_(io_, watch_),
         logs_(config.state_dir + "/logs"),
-        signals_(io_, SIGTERM, SIGINT) {}
+        signals_(io_, SIGTERM, SIGINT),
+        upgrades_(io_, SIGHUP),
+        program_(program_dir() + "/bp-daemon") {}
   Status start();
   int serve();
 
@@ -70,6 +81,8 @@ class Daemon {
   void write_identity();
   void end(int status, const char* why);
   void feed_watchdog();
+  void await_upgrade();
+  int become_new_program();
 
   const Config& config_;
   boost::asio::io_context io_{1};
@@ -78,7 +91,10 @@ class Daemon {
   SystemClock clock_;
   SystemRandom random_;
   FileLogs logs_;
-  boost::asio::signal_set signals_;
+  boost::asio::signal_set signals_, upgrades_;
+  const std::string program_;  // as it was at the start: the file may have been replaced since
+  bool upgrade_ = false;
+  std::vector<std::string> inherited_;  // endpoints of listening sockets that were handed over
   Fd lock_;
   std::unique_ptr<MarkFile> mark_;
   std::unique_ptr<storage::SqliteJournal> journal_;
@@ -92,7 +108,8 @@ class Daemon {
 Status Daemon::make_folders() {
   for (const auto& path :
        {config_.state_dir, config_.run_dir, config_.state_dir + "/keys",
-        config_.state_dir + "/logs", config_.state_dir + "/nodes", config_.state_dir + "/cache"}) {
+        config_.state_dir + "/logs", config_.state_dir + "/nodes", config_.state_dir + "/cache",
+        config_.state_dir + "/exits", config_.state_dir + "/work", config_.state_dir + "/plugins"}) {
     BP_TRY(make_dirs(path, 0700));
   }
   return {};
@@ -123,6 +140,10 @@ Result<shell::Settings> Daemon::make_settings() {
 }
 
 Status Daemon::start() {
+  inherited_ = bus::inherit_listening();
+  if (std::getenv(kUpgraded)) inherited_.clear();
+  ::unsetenv(kUpgraded);
+  supervisor::prepare_delegation();
   BP_TRY(make_folders());
   BP_ASSIGN(lock_, take_lock(config_.state_dir + "/daemon.lock"));
   write_identity();  // at once: who finds the lock taken looks here for its holder
@@ -141,7 +162,7 @@ Status Daemon::start() {
                                   config_.state_dir + "/node_endpoint", std::move(keys)});
   processes_ = std::make_unique<RealProcesses>(
       io_, ProcessesOptions{settings.bin_dir, config_.plugin_dir, config_.run_dir,
-                            config_.state_dir + "/logs", config_.log_level, stage_endpoint});
+                            config_.state_dir, config_.log_level, stage_endpoint});
   BP_TRY(transport_->open(
       [this](shell::Channel c, const bus::Peer& p, std::string_view m) {
         static constexpr const char* kTurns[] = {"client message", "stage message", "node message"};
@@ -181,7 +202,7 @@ void Daemon::write_identity() {
 
 void Daemon::end(int status, const char* why) {
   BP_LOG(info, "daemon.stopping", "why={}", why);
-  notify_systemd("STOPPING=1");
+  notify_systemd(upgrade_ ? "RELOADING=1" : "STOPPING=1");
   status_ = status;
   // Answers that were just given leave first.
   auto leave = [this] {
@@ -198,7 +219,67 @@ void Daemon::feed_watchdog() {
   executor_.after(watchdog_ms(), [this] { feed_watchdog(); });
 }
 
+// SIGHUP: the program that now lies where this one was started from takes over in this very process. Listening
+// sockets stay open (a client that dials meanwhile waits), children stay children, running stages go on.
+void Daemon::await_upgrade() {
+  upgrades_.async_wait([this](const boost::system::error_code& ec, int) {
+    if (ec) return;
+    SpawnOptions probe;
+    probe.program = program_;
+    probe.args = {"--version"};
+    auto started = process_spawn(probe);
+    int status = -1;
+    for (auto until = Deadline::in_ms(kProbeMs); started.ok() && !until.passed(); ::usleep(2'000)) {
+      if (::waitpid(started->pid, &status, WNOHANG) == started->pid) break;
+      status = -1;
+    }
+    if (started.ok() && status == -1) {
+      (void)process_signal(*started, SIGKILL);
+      (void)process_wait_gone(*started, Deadline::in_ms(kProbeMs));
+    }
+    if (!started.ok() || status != 0) {
+      BP_LOG(err, "upgrade.refused", "program={} why={}", program_,
+             started.ok() ? "it does not run" : started.error().message);
+      return await_upgrade();
+    }
+    upgrade_ = true;
+    end(kExitOk, "an upgrade");
+  });
+}
+
+// Returns only when it could not.
+int Daemon::become_new_program() {
+  std::vector<Fd> kept;
+  const std::string client = "ipc://" + config_.run_dir + "/client.sock";
+  const std::string stages = "ipc://" + config_.run_dir + "/stage.sock";
+  for (const auto& endpoint : {client, stages, transport_->node_endpoint()}) {
+    auto fd = bus::find_listening(endpoint);
+    if (fd.ok()) kept.push_back(std::move(fd).value());
+    else BP_LOG(warn, "listening.not_kept", "endpoint={} why={}", endpoint, fd.error().message);
+  }
+  tasks_.reset();
+  journal_.reset();  // the journal is closed in good order; the rest goes with the process image
+  auto cmdline = read_file("/proc/self/cmdline", 1 << 20);
+  std::vector<std::string> words;
+  for (size_t at = 0; cmdline.ok() && at < cmdline->size(); at += words.back().size() + 1) {
+    words.emplace_back(cmdline->c_str() + at);
+  }
+  std::vector<char*> argv;
+  for (auto& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  BP_LOG(info, "daemon.replaced", "program={} listening={}", program_, kept.size());
+  bus::bequeath_listening(std::move(kept));
+  if (inherited_.empty()) ::setenv(kUpgraded, "1", 1);
+  sigset_t none;
+  sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::execv(program_.c_str(), argv.data());
+  BP_LOG(err, "upgrade.failed", "program={} errno={}", program_, errno);
+  return kExitFailed;
+}
+
 int Daemon::serve() {
+  await_upgrade();
   signals_.async_wait([this](const boost::system::error_code& ec, int signal) {
     if (!ec) end(kExitOk, signal == SIGTERM ? "SIGTERM" : "SIGINT");
   });
@@ -208,14 +289,17 @@ int Daemon::serve() {
   notify_systemd("READY=1");
   if (watchdog_ms() > 0) feed_watchdog();
   io_.run();
+  if (upgrade_ && status_ == kExitOk) return become_new_program();
   // Closures of the socket thread and the store refer to what is above them here.
   transport_.reset();
   tasks_.reset();
   journal_.reset();
   shell_.reset();
-  for (const auto& path : {config_.state_dir + "/daemon.pid", config_.run_dir + "/client.sock",
-                           config_.run_dir + "/stage.sock"}) {
-    ::unlink(path.c_str());
+  ::unlink((config_.state_dir + "/daemon.pid").c_str());
+  // Sockets that a service manager handed over stay: who dials waits for the next daemon.
+  for (const std::string name : {"client.sock", "stage.sock"}) {
+    const std::string path = config_.run_dir + "/" + name;
+    if (std::find(inherited_.begin(), inherited_.end(), "ipc://" + path) == inherited_.end()) ::unlink(path.c_str());
   }
   BP_LOG(info, "daemon.stopped", "status={}", status_);
   return status_;

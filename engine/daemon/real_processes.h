@@ -1,4 +1,5 @@
-// Stage hosts as real processes: spawned in sessions of their own, watched by pidfd.
+// Stage hosts as real processes: each in a session of its own below a bp-supervisor, watched by pidfd. A
+// ProcessId is the supervisor's: it ends after its host and all that the host may not leave behind.
 #pragma once
 #include <memory>
 
@@ -11,7 +12,7 @@ class io_context;
 namespace bp::daemon {
 
 struct ProcessesOptions {
-  std::string bin_dir, plugin_dir, run_dir, log_dir, log_level;
+  std::string bin_dir, plugin_dir, run_dir, state_dir, log_level;
   std::string stage_endpoint;
 };
 

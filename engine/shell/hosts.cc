@@ -157,7 +157,10 @@ void Hosts::act(const core::ReattachAttempt& a) {
     if (!found) return lost(a.ref, "the daemon ended before it was started");
     process = *found;
   } else if (!world_.processes.alive(process)) {
-    return lost(a.ref, "it ended while the daemon was away");
+    // How it ended may be on record.
+    return world_.processes.watch(process, [this, alive = alive_, ref = a.ref](std::string how) {
+      if (*alive) lost(ref, "while the daemon was away: " + how);
+    });
   }
   BP_LOG(info, "attempt.reattached", "run={} stage={} pid={}", a.ref.run_id, a.ref.stage,
          process.pid);

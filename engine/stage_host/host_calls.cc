@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 
 #include "engine/base/ids.h"
 #include "engine/base/log.h"
@@ -38,6 +39,12 @@ void merge(v1::AttemptBeat& into, const v1::AttemptBeat& from) {
 }
 
 }  // namespace
+
+std::shared_ptr<const Options> options_of(const v1::HelloAck& ack) {
+  auto options = std::make_shared<Options>(ack.options().begin(), ack.options().end());
+  if (const char* folder = std::getenv("BP_WORK_DIR")) options->emplace("work_dir", folder);
+  return options;
+}
 
 int hand_option(const Options* options, bp_bytes name, void (*take)(void*, bp_bytes), void* arg) {
   if (!options) return 0;

@@ -21,6 +21,8 @@ namespace bp::stage_host {
 
 using Options = std::map<std::string, std::string, std::less<>>;
 
+/// Those of a HelloAck and, from the environment that a supervisor made, "work_dir".
+std::shared_ptr<const Options> options_of(const v1::HelloAck& ack);
 /// Hands an option to `take` and returns 1; 0: there is none of that name.
 int hand_option(const Options* options, bp_bytes name, void (*take)(void*, bp_bytes), void* arg);
 

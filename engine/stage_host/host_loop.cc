@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <thread>
 
@@ -32,7 +34,10 @@ class HostLoop {
  public:
   HostLoop(const HostOptions& options, Result<const bp_stage_v1*> plugin, bus::Dealer& dealer, Fd event)
       : options_(options), plugin_(std::move(plugin)), dealer_(dealer), wake_(std::move(event)),
-        calls_([this] { wake(wake_.get()); }) {}
+        calls_([this] { wake(wake_.get()); }) {
+    calls_.set_options(options_of({}));
+    if (options_.log_bytes > 0) calls_.limit_logs(options_.log_bytes);
+  }
 
   int run();
 
@@ -65,6 +70,7 @@ class HostLoop {
   int64_t heard_ns_ = 0;       // 0: never
   int64_t hello_ns_ = 0, beat_ns_ = 0, result_ns_ = 0;
   uint32_t hellos_ = 0;
+  bool said_beyond_ = false;
   bool acknowledged_ = false;  // the result, or the load error
   bool has_attempt_ = false;
   v1::AttemptRef ref_;
@@ -119,7 +125,7 @@ void HostLoop::receive(const std::string& payload) {
 void HostLoop::handle(const v1::StageMessage& m) {
   if (m.has_hello_ack()) {
     if (!plugin_.ok()) acknowledged_ = true;
-    calls_.set_options(std::make_shared<const Options>(m.hello_ack().options().begin(), m.hello_ack().options().end()));
+    calls_.set_options(options_of(m.hello_ack()));
     // Every hello but the first was said because the daemon may have restarted since.
     if (hellos_ > 1 && has_attempt_) calls_.repeat_all();
     return;
@@ -209,6 +215,14 @@ void HostLoop::flush(int64_t now) {
     if (result_ns_ > 0 && now - result_ns_ < kResultMs * kMs) return;
     result_ns_ = now;
     *message.mutable_result() = result_;
+    if (const uint64_t beyond = calls_.log_lines_beyond(); beyond > 0 && !said_beyond_) {
+      said_beyond_ = true;
+      v1::StageMessage log;
+      log.mutable_log()->set_level("warn");
+      log.mutable_log()->set_text(std::to_string(beyond) + " lines beyond the limit of " +
+                                  std::to_string(options_.log_bytes) + " bytes were dropped");
+      send({log});
+    }
   }
   send({message});
 }
@@ -258,10 +272,23 @@ int HostLoop::run() {
 
 }  // namespace
 
+namespace {
+
+// A supervisor stands for its host: it dies after it, and its pid is the one that the daemon knows.
+Result<ProcessId> own_identity() {
+  const char* given = std::getenv("BP_HOST_PROCESS");
+  int pid = 0;
+  unsigned long long ticks = 0;
+  if (given && std::sscanf(given, "%d %llu", &pid, &ticks) == 2) return ProcessId{pid, ticks, boot_id()};
+  return process_identity(::getpid());
+}
+
+}  // namespace
+
 v1::HostHello make_hello(const HostOptions& options, const Result<const bp_stage_v1*>& plugin) {
   v1::HostHello hello;
   hello.set_host_id(options.host_id);
-  if (auto id = process_identity(::getpid()); id.ok()) {
+  if (auto id = own_identity(); id.ok()) {
     hello.mutable_process()->set_pid(id->pid);
     hello.mutable_process()->set_start_ticks(id->start_ticks);
     hello.mutable_process()->set_boot_id(id->boot_id);

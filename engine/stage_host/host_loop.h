@@ -19,6 +19,7 @@ struct HostOptions {
   std::string host_id;
   int64_t away_limit_ms = 3'600'000;  // without a word from the daemon the attempt is ended
   int64_t idle_limit_ms = 60'000;     // without an attempt the host ends
+  uint64_t log_bytes = 0;             // of an attempt's log lines; 0: no limit
   uint32_t slots = 0;                 // shared: attempts at a time; 0: one attempt in its life
 };
 

@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   app.add_option("--run-dir", run_dir, "the daemon's folder of sockets");
   app.add_option("--away-limit-ms", options.away_limit_ms, "end the attempt when the daemon stays away longer");
   app.add_option("--idle-limit-ms", options.idle_limit_ms, "end when no attempt arrives for so long");
+  app.add_option("--log-bytes", options.log_bytes, "log lines of an attempt beyond this are dropped");
   app.add_option("--log-level", log_level, "trace, debug, info, warn, error");
   app.add_option("--log-file", log_file, "instead of standard error");
   try {

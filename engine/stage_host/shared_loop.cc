@@ -227,7 +227,7 @@ SharedAttempt* SharedLoop::find(const v1::AttemptRef& ref) {
 
 void SharedLoop::on_other(const v1::StageMessage& m) {
   if (m.has_hello_ack()) {
-    auto common = std::make_shared<const Options>(m.hello_ack().options().begin(), m.hello_ack().options().end());
+    auto common = options_of(m.hello_ack());
     std::lock_guard lock(mutex_);
     common_ = std::move(common);
     repeat_all_ = true;

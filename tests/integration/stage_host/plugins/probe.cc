@@ -1,5 +1,8 @@
 // A stage that does what its option "do" says: for tests of bp-stage-host.
+#include <unistd.h>
+
 #include <csignal>
+#include <fstream>
 #include <stdexcept>
 #include <thread>
 
@@ -18,6 +21,40 @@ struct Probe : bp::sdk::Stage {
       return ctx.succeed("spun");
     }
     if (what == "sleep") return ctx.sleep_ms(std::stoi(ctx.option("ms"))) ? ctx.succeed("slept") : ctx.cancelled_result();
+    if (what == "effect") {  // leaves a line that tells how often it was begun
+      std::ofstream(ctx.option("file"), std::ios::app) << ctx.run_id() << "\n" << std::flush;
+      return ctx.sleep_ms(std::stoi(ctx.option("ms"))) ? ctx.succeed("done") : ctx.cancelled_result();
+    }
+    if (what == "leak") {
+      std::vector<std::string> kept;
+      for (int i = 0; i < 2000 && ctx.sleep_ms(5); ++i) kept.emplace_back(1 << 20, 'x');
+      return ctx.succeed("leaked");
+    }
+    if (what == "fill") {
+      std::ofstream file(ctx.option("work_dir") + "/big");
+      for (int i = 0; i < 2000 && ctx.sleep_ms(5); ++i) file << std::string(1 << 20, 'x') << std::flush;
+      return ctx.succeed("filled");
+    }
+    if (what == "fork") {  // a hundred at most
+      int made = 0;
+      for (int i = 0; i < 100; ++i) {
+        const pid_t pid = ::fork();
+        if (pid == 0) {
+          ::setsid();
+          ::sleep(300);
+          ::_exit(0);
+        }
+        made += pid > 0;
+      }
+      ctx.sleep_ms(500);
+      return made <= 16 ? ctx.fail({bp::ErrorCode::kUnavailable, "cannot fork", {}}) : ctx.succeed(std::to_string(made));
+    }
+    if (what == "flood") {
+      for (int i = 0; i < 20'000; ++i) ctx.log("info", "a line of some length that nobody wants to read");
+      return ctx.succeed("flooded");
+    }
+    if (what == "abort") ::abort();
+    if (what == "exit") ::_exit(7);
     if (what == "deaf") {  // ignores its cancel
       std::this_thread::sleep_for(std::chrono::milliseconds(std::stoi(ctx.option("ms"))));
       return ctx.succeed("deaf");
