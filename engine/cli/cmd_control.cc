@@ -1,6 +1,5 @@
 // cancel, retry, stop, daemon: what changes a deployment, or the daemon itself.
 #include <fmt/format.h>
-
 #include <signal.h>
 #include <unistd.h>
 
@@ -93,19 +92,22 @@ int run_daemon_upgrade(const Options& o) {
   if (!client.ok()) return fail(o, client.error());
   const v1::ProcessIdentity who = (*client)->daemon().daemon();
   const std::string before = (*client)->daemon().version();
-  if (Status s = process_signal({who.pid(), who.start_ticks(), who.boot_id()}, SIGHUP); !s.ok()) return fail(o, s.error());
+  if (Status s = process_signal({who.pid(), who.start_ticks(), who.boot_id()}, SIGHUP); !s.ok())
+    return fail(o, s.error());
   const int64_t started = (*client)->daemon().started_wall_ms();
   client->reset();
   for (auto until = Deadline::in_ms(kDaemonStopMs); !until.passed(); ::usleep(kLookAgainUs)) {
     auto again = Client::connect(o.paths.endpoint, until);
     if (!again.ok()) return fail(o, again.error());
     if ((*again)->daemon().started_wall_ms() == started) continue;  // still the old one
-    fmt::print(stderr, "bp-daemon (pid {}) runs {} now, it was {}\n", who.pid(), (*again)->daemon().version(), before);
+    fmt::print(stderr, "bp-daemon (pid {}) runs {} now, it was {}\n", who.pid(),
+               (*again)->daemon().version(), before);
     return 0;
   }
-  return fail(o, Error{ErrorCode::kDeadlineExceeded,
-                       "bp-daemon (pid " + std::to_string(who.pid()) + ") still runs its old program",
-                       "Its log says why: upgrade.refused"});
+  return fail(o,
+              Error{ErrorCode::kDeadlineExceeded,
+                    "bp-daemon (pid " + std::to_string(who.pid()) + ") still runs its old program",
+                    "Its log says why: upgrade.refused"});
 }
 
 int run_daemon_stop(const Options& o) {

@@ -20,9 +20,9 @@ constexpr const char* kKinds[] = {".so", ".py"};  // in this order
 bool readable(const std::string& path) { return ::access(path.c_str(), R_OK) == 0; }
 
 bool is_name(const std::string& name) {
-  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '_' || c == '-';
-  });
+  return !name.empty() && name.size() <= 64 &&
+         std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
 }
 
 }  // namespace
@@ -53,8 +53,8 @@ Result<std::string> PluginFiles::hash_of(const std::string& path) {
   if (::stat(path.c_str(), &s) != 0) return errno_error("look at plugin " + path, errno);
   const int64_t changed_ns = int64_t{s.st_mtim.tv_sec} * 1'000'000'000 + s.st_mtim.tv_nsec;
   Seen& seen = seen_[path];
-  if (!seen.hash.empty() && seen.inode == s.st_ino && seen.size == static_cast<uint64_t>(s.st_size) &&
-      seen.changed_ns == changed_ns) {
+  if (!seen.hash.empty() && seen.inode == s.st_ino &&
+      seen.size == static_cast<uint64_t>(s.st_size) && seen.changed_ns == changed_ns) {
     return seen.hash;
   }
   BP_ASSIGN(auto bytes, read_file(path, kPluginBytes));
@@ -78,8 +78,10 @@ Result<PluginFile> PluginFiles::current(const std::string& name) {
   if (auto it = chosen.find(name); it != chosen.end()) {
     const std::string path = kept(it->second);
     if (!path.empty()) return PluginFile{name, it->second, path, true};
-    return Error{ErrorCode::kNotFound, "the current version of plugin " + name + ", " + it->second + ", is not in " +
-                                           kept_dir_, "Register it again"};
+    return Error{
+        ErrorCode::kNotFound,
+        "the current version of plugin " + name + ", " + it->second + ", is not in " + kept_dir_,
+        "Register it again"};
   }
   BP_ASSIGN(auto path, installed(name));
   BP_ASSIGN(auto hash, hash_of(path));
@@ -90,7 +92,8 @@ Result<PluginFile> PluginFiles::keep(const std::string& path) {
   const std::filesystem::path file(path);
   const std::string kind = file.extension().string(), name = file.stem().string();
   if ((kind != kKinds[0] && kind != kKinds[1]) || !is_name(name)) {
-    return Error{ErrorCode::kInvalidArgument, "plugin file " + path + "; expected NAME.so or NAME.py", {}};
+    return Error{
+        ErrorCode::kInvalidArgument, "plugin file " + path + "; expected NAME.so or NAME.py", {}};
   }
   BP_ASSIGN(auto bytes, read_file(path, kPluginBytes));
   PluginFile plugin{name, sha256_hex(bytes), {}, false};
@@ -124,17 +127,20 @@ Result<std::string> PluginFiles::path_of(const std::string& name, const std::str
   BP_ASSIGN(auto path, installed(name));
   BP_ASSIGN(auto found, hash_of(path));
   if (found == hash) return path;
-  return Error{ErrorCode::kNotFound, "version " + hash + " of plugin " + name + " is gone: " + path + " is now " + found,
+  return Error{ErrorCode::kNotFound,
+               "version " + hash + " of plugin " + name + " is gone: " + path + " is now " + found,
                "Register that version again, or migrate the run onto the current one"};
 }
 
 Status PluginFiles::make_current(const std::string& name, const std::string& hash) {
-  if (!is_name(name)) return Error{ErrorCode::kInvalidArgument, "\"" + name + "\" is no name of a plugin", {}};
+  if (!is_name(name))
+    return Error{ErrorCode::kInvalidArgument, "\"" + name + "\" is no name of a plugin", {}};
   auto chosen = read_current();
   if (hash.empty()) {
     chosen.erase(name);
   } else if (kept(hash).empty()) {
-    return Error{ErrorCode::kNotFound, "no version " + hash + " of plugin " + name + " in " + kept_dir_, {}};
+    return Error{
+        ErrorCode::kNotFound, "no version " + hash + " of plugin " + name + " in " + kept_dir_, {}};
   } else {
     chosen[name] = hash;
   }
@@ -181,7 +187,8 @@ size_t PluginFiles::drop_unused(const std::set<std::string>& pinned) {
   std::vector<std::filesystem::path> unused;
   for (const auto& e : std::filesystem::directory_iterator(kept_dir_, ec)) {
     const std::string kind = e.path().extension().string();
-    if ((kind == kKinds[0] || kind == kKinds[1]) && !used.count(e.path().stem().string())) unused.push_back(e.path());
+    if ((kind == kKinds[0] || kind == kKinds[1]) && !used.count(e.path().stem().string()))
+      unused.push_back(e.path());
   }
   for (const auto& path : unused) dropped += std::filesystem::remove(path, ec) ? 1 : 0;
   return dropped;

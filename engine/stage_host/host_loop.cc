@@ -25,15 +25,19 @@ namespace {
 constexpr uint32_t kProtocol = 1;
 constexpr size_t kBatchBytes = 1 << 20;
 constexpr int64_t kMs = 1'000'000;
-constexpr int64_t kQuietMs = 600;           // nothing heard for so long: the daemon may have restarted
+constexpr int64_t kQuietMs = 600;  // nothing heard for so long: the daemon may have restarted
 constexpr int64_t kHelloMs = 500;
 constexpr int64_t kResultMs = 500;
-constexpr int64_t kAwayCancelMs = 10'000;   // for a stage to end after the daemon stayed away
+constexpr int64_t kAwayCancelMs = 10'000;  // for a stage to end after the daemon stayed away
 
 class HostLoop {
  public:
-  HostLoop(const HostOptions& options, Result<const bp_stage_v1*> plugin, bus::Dealer& dealer, Fd event)
-      : options_(options), plugin_(std::move(plugin)), dealer_(dealer), wake_(std::move(event)),
+  HostLoop(const HostOptions& options, Result<const bp_stage_v1*> plugin, bus::Dealer& dealer,
+           Fd event)
+      : options_(options),
+        plugin_(std::move(plugin)),
+        dealer_(dealer),
+        wake_(std::move(event)),
         calls_([this] { wake(wake_.get()); }) {
     calls_.set_options(options_of({}));
     if (options_.log_bytes > 0) calls_.limit_logs(options_.log_bytes);
@@ -67,7 +71,7 @@ class HostLoop {
   HostCalls calls_;
   uint64_t sequence_ = 0;
   int64_t started_ns_ = monotonic_ns();
-  int64_t heard_ns_ = 0;       // 0: never
+  int64_t heard_ns_ = 0;  // 0: never
   int64_t hello_ns_ = 0, beat_ns_ = 0, result_ns_ = 0;
   uint32_t hellos_ = 0;
   bool said_beyond_ = false;
@@ -76,9 +80,9 @@ class HostLoop {
   v1::AttemptRef ref_;
   std::thread stage_;
   std::mutex result_mutex_;
-  bool stage_done_ = false;          // guarded by result_mutex_
-  v1::AttemptResult result_;         // guarded until stage_done_
-  bool has_result_ = false;          // guarded by result_mutex_
+  bool stage_done_ = false;   // guarded by result_mutex_
+  v1::AttemptResult result_;  // guarded until stage_done_
+  bool has_result_ = false;   // guarded by result_mutex_
   int64_t away_since_ns_ = 0;
 };
 
@@ -134,7 +138,8 @@ void HostLoop::handle(const v1::StageMessage& m) {
     if (!has_attempt_ && plugin_.ok()) {
       start_attempt(m.ref(), m.run());
     } else if (!same_attempt(m.ref())) {
-      BP_LOG(warn, "attempt.refused", "stage={} attempt={} why=host-has-one", m.ref().stage(), m.ref().attempt());
+      BP_LOG(warn, "attempt.refused", "stage={} attempt={} why=host-has-one", m.ref().stage(),
+             m.ref().attempt());
     }
     return;
   }
@@ -155,11 +160,12 @@ void HostLoop::handle(const v1::StageMessage& m) {
 void HostLoop::start_attempt(const v1::AttemptRef& ref, const v1::RunAttempt& attempt) {
   has_attempt_ = true;
   ref_ = ref;
-  BP_LOG(info, "attempt.started", "run={} stage={} attempt={} epoch={}.{}", ref.run_id(), ref.stage(),
-         ref.attempt(), ref.epoch().incarnation(), ref.epoch().counter());
-  stage_ = std::thread([this, r = ref.SerializeAsString(), a = attempt.SerializeAsString()]() mutable {
-    run_stage(std::move(r), std::move(a));
-  });
+  BP_LOG(info, "attempt.started", "run={} stage={} attempt={} epoch={}.{}", ref.run_id(),
+         ref.stage(), ref.attempt(), ref.epoch().incarnation(), ref.epoch().counter());
+  stage_ =
+      std::thread([this, r = ref.SerializeAsString(), a = attempt.SerializeAsString()]() mutable {
+        run_stage(std::move(r), std::move(a));
+      });
 }
 
 void HostLoop::run_stage(std::string ref, std::string attempt) {
@@ -195,7 +201,8 @@ void HostLoop::take_result(bp_bytes bytes) {
 }
 
 void HostLoop::flush(int64_t now) {
-  if (now - std::max(heard_ns_, started_ns_) > kQuietMs * kMs && now - hello_ns_ >= kHelloMs * kMs) {
+  if (now - std::max(heard_ns_, started_ns_) > kQuietMs * kMs &&
+      now - hello_ns_ >= kHelloMs * kMs) {
     send_hello();
   } else if (!plugin_.ok() && now - hello_ns_ >= kResultMs * kMs) {
     send_hello();
@@ -229,7 +236,8 @@ void HostLoop::flush(int64_t now) {
 
 int64_t HostLoop::next_due(int64_t now) const {
   int64_t due = now + 500 * kMs;
-  due = std::min(due, std::max(hello_ns_ + kHelloMs * kMs, std::max(heard_ns_, started_ns_) + kQuietMs * kMs));
+  due = std::min(
+      due, std::max(hello_ns_ + kHelloMs * kMs, std::max(heard_ns_, started_ns_) + kQuietMs * kMs));
   if (has_attempt_) {
     due = std::min(due, beat_ns_ + limits::kStageBeatMs * kMs);
     if (result_ns_ > 0) due = std::min(due, result_ns_ + kResultMs * kMs);
@@ -246,7 +254,8 @@ int HostLoop::run() {
     auto readable = bus::wait_any({}, {&dealer_}, {wake_.get()}, Deadline::at_ns(next_due(now)));
     uint64_t count = 0;
     (void)!::read(wake_.get(), &count, sizeof count);
-    for (auto payload = dealer_.try_recv(); payload.ok(); payload = dealer_.try_recv()) receive(*payload);
+    for (auto payload = dealer_.try_recv(); payload.ok(); payload = dealer_.try_recv())
+      receive(*payload);
     if (acknowledged_) break;
     now = monotonic_ns();
     const int64_t quiet_ns = now - std::max(heard_ns_, started_ns_);
@@ -260,7 +269,8 @@ int HostLoop::run() {
       BP_LOG(warn, "daemon.away", "stage={} quiet_ms={}", ref_.stage(), quiet_ns / kMs);
       calls_.cancel(kAwayCancelMs);
     }
-    // The result, if any, could not be handed over; the next attempt starts from the same effect key.
+    // The result, if any, could not be handed over; the next attempt starts from the same effect
+    // key.
     if (now - away_since_ns_ > kAwayCancelMs * kMs) ::_exit(kExitDaemonAway);
   }
   if (stage_.joinable()) stage_.join();
@@ -279,7 +289,8 @@ Result<ProcessId> own_identity() {
   const char* given = std::getenv("BP_HOST_PROCESS");
   int pid = 0;
   unsigned long long ticks = 0;
-  if (given && std::sscanf(given, "%d %llu", &pid, &ticks) == 2) return ProcessId{pid, ticks, boot_id()};
+  if (given && std::sscanf(given, "%d %llu", &pid, &ticks) == 2)
+    return ProcessId{pid, ticks, boot_id()};
   return process_identity(::getpid());
 }
 
@@ -314,9 +325,11 @@ int run_host(const HostOptions& options) {
     BP_LOG(err, "bus.failed", "{}", context.error().message);
     return kExitFailed;
   }
-  auto dealer = bus::Dealer::dial(**context, bus::DialOptions{options.endpoint, options.host_id, {}, {}, 0, options.slots > 0});
+  auto dealer = bus::Dealer::dial(
+      **context, bus::DialOptions{options.endpoint, options.host_id, {}, {}, 0, options.slots > 0});
   if (!dealer.ok()) {
-    BP_LOG(err, "daemon.unreachable", "endpoint={} why={}", options.endpoint, dealer.error().message);
+    BP_LOG(err, "daemon.unreachable", "endpoint={} why={}", options.endpoint,
+           dealer.error().message);
     return kExitFailed;
   }
   Fd wake(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));

@@ -16,22 +16,24 @@ namespace {
 using v1::AttemptResult;
 
 constexpr int64_t kHelloMs = 15'000;
-constexpr size_t kBeatsMax = 8;             // faults are placed at so many beats of an attempt
+constexpr size_t kBeatsMax = 8;  // faults are placed at so many beats of an attempt
 constexpr size_t kHugeBytes = 4 << 20;
-constexpr size_t kLogLinesMax = 5'000;      // of one attempt: more is a flood
+constexpr size_t kLogLinesMax = 5'000;  // of one attempt: more is a flood
 constexpr int64_t kSlackMs = 1'000;
 
 // What became of one attempt.
 struct Told {
-  std::optional<AttemptResult> result;      // none: it was killed, crashed, or never answered
-  std::string fault;                        // crashed, hung...; empty: none
-  v1::AttemptBeat known;                    // merged beats
-  size_t beats = 0;                         // those that said something
+  std::optional<AttemptResult> result;  // none: it was killed, crashed, or never answered
+  std::string fault;                    // crashed, hung...; empty: none
+  v1::AttemptBeat known;                // merged beats
+  size_t beats = 0;                     // those that said something
   size_t logs = 0;
   bool ready = false;
   bool succeeded() const { return result && result->outcome() == AttemptResult::SUCCEEDED; }
   bool good() const { return fault.empty() && (ready || succeeded()); }
-  std::string handle() const { return result && !result->handle().empty() ? result->handle() : known.handle(); }
+  std::string handle() const {
+    return result && !result->handle().empty() ? result->handle() : known.handle();
+  }
 };
 
 // A fault at the beat of that number (from 1), or at the result (`at_result`).
@@ -51,7 +53,8 @@ std::string describe(const Told& t) {
   if (!t.fault.empty()) return t.fault;
   if (!t.result) return t.ready ? "it became ready" : "no result";
   std::string text = AttemptResult::Outcome_Name(t.result->outcome());
-  if (t.result->has_error()) text += " " + t.result->error().code() + ": " + t.result->error().message();
+  if (t.result->has_error())
+    text += " " + t.result->error().code() + ": " + t.result->error().message();
   return text;
 }
 
@@ -110,7 +113,8 @@ v1::RunAttempt Kit::attempt(v1::AttemptMode mode) const {
 
 Told Kit::play(const v1::RunAttempt& attempt, Fault fault) {
   Told told;
-  auto harness = sdk::PluginHarness::start({o_.host_program, o_.plugin, o_.folder, {"--log-level", "error"}});
+  auto harness =
+      sdk::PluginHarness::start({o_.host_program, o_.plugin, o_.folder, {"--log-level", "error"}});
   if (!harness.ok()) {
     broken_ = harness.error();
     told.fault = "the host does not start: " + harness.error().message;
@@ -119,7 +123,8 @@ Told Kit::play(const v1::RunAttempt& attempt, Fault fault) {
   auto& h = **harness;
   auto hello = h.hello(Deadline::in_ms(kHelloMs));
   if (!hello.ok() || hello->has_load_error()) {
-    told.fault = hello.ok() ? hello->load_error().message() : "the host says nothing: the plugin does not return from loading";
+    told.fault = hello.ok() ? hello->load_error().message()
+                            : "the host says nothing: the plugin does not return from loading";
     return told;
   }
   v1::AttemptRef ref;
@@ -142,7 +147,8 @@ Told Kit::play(const v1::RunAttempt& attempt, Fault fault) {
     told.beats = meaningful(recorded.beats);
     told.logs = recorded.logs.size();
     told.ready = told.known.ready();
-    if (fault.kind == Fault::kKill && !fault.at_result && told.beats >= fault.at_beat) return told;  // ~h kills
+    if (fault.kind == Fault::kKill && !fault.at_result && told.beats >= fault.at_beat)
+      return told;  // ~h kills
     if (fault.kind == Fault::kCancel && !told_to_end && told.beats >= fault.at_beat) end();
     if (told.ready && !told_to_end) end();  // goes on until it is told to end
     auto result = h.result(Deadline::in_ms(0), !fault.at_result);
@@ -155,13 +161,15 @@ Told Kit::play(const v1::RunAttempt& attempt, Fault fault) {
       return told;
     }
     if (auto code = h.exit_code(Deadline::in_ms(0)); code.ok()) {
-      told.fault = *code < 0 ? std::string("it crashed: signal ") + std::to_string(-*code) + " (" + strsignal(-*code) + ")"
+      told.fault = *code < 0 ? std::string("it crashed: signal ") + std::to_string(-*code) + " (" +
+                                   strsignal(-*code) + ")"
                              : "it ended the host's process with status " + std::to_string(*code);
       return told;
     }
     if (!until.passed()) continue;
-    told.fault = told_to_end ? "it did not end within " + std::to_string(o_.cancel_ms) + " ms of its cancel"
-                             : "no result within " + std::to_string(o_.apply_ms) + " ms";
+    told.fault = told_to_end
+                     ? "it did not end within " + std::to_string(o_.cancel_ms) + " ms of its cancel"
+                     : "no result within " + std::to_string(o_.apply_ms) + " ms";
     return told;
   }
 }
@@ -200,17 +208,21 @@ bool Kit::same_outputs(const Told& a, const Told& b) const {
 }
 
 std::string Kit::load() {
-  auto harness = sdk::PluginHarness::start({o_.host_program, o_.plugin, o_.folder, {"--log-level", "error"}});
+  auto harness =
+      sdk::PluginHarness::start({o_.host_program, o_.plugin, o_.folder, {"--log-level", "error"}});
   if (!harness.ok()) {
     broken_ = harness.error();
     return harness.error().message;
   }
   auto hello = (*harness)->hello(Deadline::in_ms(kHelloMs));
-  if (!hello.ok()) return "it does not return from loading within " + std::to_string(kHelloMs) + " ms, or ends the process";
+  if (!hello.ok())
+    return "it does not return from loading within " + std::to_string(kHelloMs) +
+           " ms, or ends the process";
   if (hello->has_load_error()) return hello->load_error().message();
   const std::string file = o_.plugin.substr(o_.plugin.rfind('/') + 1);
   if (file != hello->plugin() + ".so" && file != hello->plugin() + ".py") {
-    return "the file is " + file + " but the plugin calls itself \"" + hello->plugin() + "\": workflows name files";
+    return "the file is " + file + " but the plugin calls itself \"" + hello->plugin() +
+           "\": workflows name files";
   }
   return {};
 }
@@ -223,7 +235,8 @@ std::string Kit::plain_apply() {
 
 std::string Kit::handle_first() {
   if (first_->result && !first_->result->handle().empty() && first_->known.handle().empty()) {
-    return "its handle comes with the result only: what a crash before that leaves behind cannot be found; "
+    return "its handle comes with the result only: what a crash before that leaves behind cannot "
+           "be found; "
            "save_handle() before creating";
   }
   return {};
@@ -276,7 +289,8 @@ std::string Kit::cancelled_at_beats() {
     if (!ended.fault.empty()) return when + ": " + ended.fault;
     const auto outcome = ended.result->outcome();
     if (outcome != AttemptResult::CANCELLED && outcome != AttemptResult::SUCCEEDED) {
-      return when + ": " + describe(ended) + "; expected CANCELLED, or SUCCEEDED when it was through already";
+      return when + ": " + describe(ended) +
+             "; expected CANCELLED, or SUCCEEDED when it was through already";
     }
     if (auto left = undo(ended, ("after being " + when).c_str()); !left.empty()) return left;
   }
@@ -295,7 +309,9 @@ std::string Kit::destroy_twice() {
 
 std::string Kit::destroy_of_nothing() {
   const Told gone = destroy("");
-  return gone.succeeded() ? "" : "destroy without a handle (apply never got anywhere): " + describe(gone);
+  return gone.succeeded()
+             ? ""
+             : "destroy without a handle (apply never got anywhere): " + describe(gone);
 }
 
 std::string Kit::unknown_handle() {
@@ -331,7 +347,9 @@ std::string Kit::huge_inputs() {
   for (auto& [k, v] : *a.mutable_inputs()) v = std::string(each, '\xfe');
   for (auto& [k, v] : *a.mutable_options()) v = std::string(64 << 10, '/');
   const Told told = play(a);
-  if (!told.fault.empty()) return "apply with " + std::to_string(kHugeBytes >> 20) + " MiB of junk as inputs: " + told.fault;
+  if (!told.fault.empty())
+    return "apply with " + std::to_string(kHugeBytes >> 20) +
+           " MiB of junk as inputs: " + told.fault;
   (void)undo(told, "");
   return {};
 }
@@ -344,17 +362,24 @@ std::string Kit::quiet_logs() {
 const std::vector<Kit::Named>& Kit::all() {
   static const std::vector<Named> named{
       {"load", "it loads, speaks this host's ABI, and is named as its file", false, &Kit::load},
-      {"apply", "one attempt succeeds, or becomes ready and ends when it is told to", false, &Kit::plain_apply},
+      {"apply", "one attempt succeeds, or becomes ready and ends when it is told to", false,
+       &Kit::plain_apply},
       {"handle_first", "its handle is saved before its result", true, &Kit::handle_first},
       {"quiet_logs", "one attempt logs no flood", true, &Kit::quiet_logs},
-      {"apply_again", "a second attempt of the same effect key succeeds with the same outputs", true, &Kit::apply_again},
-      {"killed_at_result", "killed between effect and result and run again, it succeeds", true, &Kit::killed_at_result},
-      {"killed_at_beats", "killed at any beat and run again, it succeeds, and destroy clears up", true, &Kit::killed_at_beats},
-      {"cancelled_at_beats", "cancelled at any beat, it ends in time, and destroy clears up", true, &Kit::cancelled_at_beats},
+      {"apply_again", "a second attempt of the same effect key succeeds with the same outputs",
+       true, &Kit::apply_again},
+      {"killed_at_result", "killed between effect and result and run again, it succeeds", true,
+       &Kit::killed_at_result},
+      {"killed_at_beats", "killed at any beat and run again, it succeeds, and destroy clears up",
+       true, &Kit::killed_at_beats},
+      {"cancelled_at_beats", "cancelled at any beat, it ends in time, and destroy clears up", true,
+       &Kit::cancelled_at_beats},
       {"destroy_twice", "destroy of what is gone succeeds", true, &Kit::destroy_twice},
       {"destroy_of_nothing", "destroy of what never was succeeds", false, &Kit::destroy_of_nothing},
-      {"unknown_handle", "destroy of a handle it never gave gets an answer", false, &Kit::unknown_handle},
-      {"recover_unknown", "apply with a handle and checkpoint it never gave gets an answer", false, &Kit::recover_unknown},
+      {"unknown_handle", "destroy of a handle it never gave gets an answer", false,
+       &Kit::unknown_handle},
+      {"recover_unknown", "apply with a handle and checkpoint it never gave gets an answer", false,
+       &Kit::recover_unknown},
       {"missing_inputs", "apply without inputs gets an answer", false, &Kit::missing_inputs},
       {"huge_inputs", "apply with megabytes of junk gets an answer", false, &Kit::huge_inputs},
   };
@@ -367,7 +392,8 @@ Result<std::vector<Finding>> Kit::run() {
   const auto chosen = [this](const char* name) {
     return o_.only.empty() || std::find(o_.only.begin(), o_.only.end(), name) != o_.only.end();
   };
-  const bool apply_needed = std::any_of(all().begin(), all().end(), [&](const auto& c) { return c.needs_apply && chosen(c.name); });
+  const bool apply_needed = std::any_of(
+      all().begin(), all().end(), [&](const auto& c) { return c.needs_apply && chosen(c.name); });
   for (const auto& c : all()) {
     const bool built_on = c.check == &Kit::load || (c.check == &Kit::plain_apply && apply_needed);
     if (!chosen(c.name) && !built_on) continue;

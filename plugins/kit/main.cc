@@ -1,5 +1,5 @@
-// bp-plugin-test: what `bp plugin test` runs. Exit status: 0 all kept, 1 something is broken, 2 bad usage,
-// 4 no such file.
+// bp-plugin-test: what `bp plugin test` runs. Exit status: 0 all kept, 1 something is broken, 2 bad
+// usage, 4 no such file.
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,7 +18,8 @@ namespace {
 constexpr size_t kInputBytes = 16 << 20;
 
 // "NAME=VALUE", or with `files` "NAME=@FILE".
-bool take(const std::vector<std::string>& words, bool files, std::map<std::string, std::string>& into) {
+bool take(const std::vector<std::string>& words, bool files,
+          std::map<std::string, std::string>& into) {
   for (const auto& word : words) {
     const size_t at = word.find('=');
     if (at == std::string::npos || at == 0) {
@@ -52,7 +53,9 @@ int show(const std::vector<bp::kit::Finding>& findings, bool json) {
     }
   }
   if (json) {
-    std::printf("%s\n", boost::json::serialize(boost::json::object{{"broken", broken}, {"checks", list}}).c_str());
+    std::printf(
+        "%s\n",
+        boost::json::serialize(boost::json::object{{"broken", broken}, {"checks", list}}).c_str());
   } else {
     std::printf("%zu checks, %d broken\n", findings.size(), broken);
   }
@@ -63,8 +66,10 @@ int show(const std::vector<bp::kit::Finding>& findings, bool json) {
 
 int main(int argc, char** argv) {
   bp::bus::quiet_protobuf();
-  CLI::App app{"Drives a stage plugin through apply, cancel, destroy and recover with faults, and says what it breaks",
-               "bp plugin test"};
+  CLI::App app{
+      "Drives a stage plugin through apply, cancel, destroy and recover with faults, and says what "
+      "it breaks",
+      "bp plugin test"};
   bp::kit::Options o;
   std::string file;
   std::vector<std::string> inputs, options, secrets;
@@ -75,7 +80,8 @@ int main(int argc, char** argv) {
   app.add_option("--secret", secrets, "NAME=@FILE; repeatable");
   app.add_option("--apply-ms", o.apply_ms, "an attempt may take so long");
   app.add_option("--cancel-ms", o.cancel_ms, "an attempt that is told to end may take so long");
-  app.add_option("--only", o.only, "these checks alone, and what they build on; see --list")->delimiter(',');
+  app.add_option("--only", o.only, "these checks alone, and what they build on; see --list")
+      ->delimiter(',');
   app.add_flag("--outputs-vary", o.outputs_vary, "a second apply may give other outputs");
   app.add_flag("--json", json, "one JSON object");
   app.add_flag("--list", list, "the checks and what they demand");
@@ -85,10 +91,12 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   if (list) {
-    for (const auto& [name, demands] : bp::kit::checks()) std::printf("%-20s %s\n", name.c_str(), demands.c_str());
+    for (const auto& [name, demands] : bp::kit::checks())
+      std::printf("%-20s %s\n", name.c_str(), demands.c_str());
     return 0;
   }
-  if (file.empty() || !take(inputs, true, o.inputs) || !take(options, false, o.options) || !take(secrets, true, o.secrets)) {
+  if (file.empty() || !take(inputs, true, o.inputs) || !take(options, false, o.options) ||
+      !take(secrets, true, o.secrets)) {
     if (file.empty()) std::fprintf(stderr, "bp plugin test: name the plugin's file\n");
     return 2;
   }
@@ -98,7 +106,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "bp plugin test: no file %s\n", file.c_str());
     return 4;
   }
-  o.host_program = bp::program_dir() + (o.plugin.ends_with(".py") ? "/../lib/bp-daemon/python/bp_stage_host.py" : "/bp-stage-host");
+  o.host_program =
+      bp::program_dir() +
+      (o.plugin.ends_with(".py") ? "/../lib/bp-daemon/python/bp_stage_host.py" : "/bp-stage-host");
   char folder[] = "/tmp/bp-plugin-test-XXXXXX";
   if (!::mkdtemp(folder)) return 1;
   o.folder = folder;

@@ -32,7 +32,8 @@ def files_with(folder, needle):
 
 def secrets_of(site, run):
     with sqlite3.connect(f"file:{site.state}/journal.db?mode=ro", uri=True) as journal:
-        return [name for (name,) in journal.execute("SELECT name FROM secrets WHERE run_id = ?", (run,))]
+        return [name for (name,) in journal.execute("SELECT name FROM secrets WHERE run_number = ?",
+                                                   (int(run[1:run.index("-")]),))]
 
 
 def check_modes(site):

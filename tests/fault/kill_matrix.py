@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import sys
 import time
 
@@ -44,55 +43,21 @@ def make_workflow(folder, stage):
         json.dump(workflow, f)
 
 
-def fields(data):
-    """(number, value) of every field of a serialized protobuf message; nested ones stay bytes."""
-    at = 0
-
-    def varint():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-    while at < len(data):
-        key = varint()
-        if key & 7 == 0:
-            yield key >> 3, varint()
-            continue
-        size = {1: 8, 5: 4}.get(key & 7) or varint()
-        at += size
-        yield key >> 3, data[at - size:at]
-
-
-# Of proto/bp/v1/journal.proto, message Event: field number -> (type in the journal, number of its Epoch).
-STAGE_EVENTS = {11: ("dispatched", 4), 12: ("host_started", 3), 14: ("ready", 3), 15: ("ended", 3),
-                16: ("lost", 3)}
-
-
 def journal_events(site, run_id):
     """(wall_ms, type, stage, epoch counter, note) of every event of a stage, from the journal itself."""
-    db = sqlite3.connect(f"file:{site.state}/journal.db?mode=ro", uri=True, timeout=10)
-    rows = db.execute("select wall_ms, body from events where run_id = ? order by run_seq", (run_id,)).fetchall()
-    db.close()
     events = []
-    for wall_ms, body in rows:
-        for number, value in fields(body):
-            if number not in STAGE_EVENTS:
-                continue
-            kind, epoch_field = STAGE_EVENTS[number]
-            inner = list(fields(value))
-            message = dict(inner)
-            counter = dict(fields(message.get(epoch_field, b""))).get(2, 0)
-            note = ""
-            if kind == "ended":
-                note = "succeeded" if message.get(4) else "cancelled" if message.get(5) else \
-                    dict(fields(message.get(7, b""))).get(2, b"").decode(errors="replace")[:160]
-                note += f", back to {message[10].decode()}" if message.get(10) else ""
-            events.append((wall_ms, kind, message.get(1, b"").decode(), counter, note))
+    for line in site.bp("history", run_id, "--json").stdout.splitlines():
+        entry = json.loads(line)
+        if entry["type"] not in ("dispatched", "host_started", "ready", "ended", "lost"):
+            continue
+        message = json.loads(entry["json"])[entry["type"]]
+        note = ""
+        if entry["type"] == "ended":
+            note = "succeeded" if message.get("succeeded") else "cancelled" if message.get("cancelled") else \
+                message.get("error", {}).get("message", "")[:160]
+            note += f", back to {message['rewind_to_stage']}" if message.get("rewind_to_stage") else ""
+        events.append((entry["wall_ms"], entry["type"], message["stage"],
+                       int(message.get("epoch", {}).get("counter", 0)), note))
     return events
 
 

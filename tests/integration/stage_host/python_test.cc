@@ -13,7 +13,8 @@ using bp::test::SharedDaemon;
 namespace {
 
 const std::string kHost = std::string(BP_BUILD_DIR) + "/lib/bp-daemon/python/bp_stage_host.py";
-const std::string kSnake = std::string(BP_SOURCE_DIR) + "/tests/integration/stage_host/plugins/snake.py";
+const std::string kSnake =
+    std::string(BP_SOURCE_DIR) + "/tests/integration/stage_host/plugins/snake.py";
 constexpr int64_t kLongMs = 15'000;
 
 struct One {
@@ -58,7 +59,8 @@ TEST_CASE("a stage in Python says hello, runs, and its host ends once the result
 }
 
 TEST_CASE("what a stage in Python may not do fails its attempt with words") {
-  CHECK_THAT(One().run("throw").error().message(), Catch::Contains("thrown on purpose") && Catch::Contains("snake.py:"));
+  CHECK_THAT(One().run("throw").error().message(),
+             Catch::Contains("thrown on purpose") && Catch::Contains("snake.py:"));
   CHECK(One().run("code").error().code() == "BP_DISK_FULL");
   CHECK(One().run("garbage").error().code() == "BP_PLUGIN_CRASH");
   CHECK(One().run("big").error().code() == "BP_TOO_LARGE");
@@ -120,7 +122,8 @@ TEST_CASE("a shared host in Python runs many attempts, says what it holds, and r
   REQUIRE(d.pump([&] { return !d.hellos.empty(); }, kLongMs));
   CHECK(d.hellos[0].shared());
   v1::StageBatch batch;
-  for (uint64_t i = 1; i <= 100; ++i) SharedDaemon::add_run(batch, i, {{"do", i == 50 ? "option" : "hello"}});
+  for (uint64_t i = 1; i <= 100; ++i)
+    SharedDaemon::add_run(batch, i, {{"do", i == 50 ? "option" : "hello"}});
   SharedDaemon::add_run(batch, 200, {{"do", "wait"}});
   d.send(batch);
   d.send(batch);

@@ -15,15 +15,19 @@ struct Probe : bp::sdk::Stage {
     if (what == "echo") return ctx.succeed(ctx.input("name"));
     if (what == "option") return ctx.succeed(ctx.option("common", "none"));
     if (what == "spin") {  // works without ever asking its host
-      const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(std::stoi(ctx.option("ms")));
+      const auto until =
+          std::chrono::steady_clock::now() + std::chrono::milliseconds(std::stoi(ctx.option("ms")));
       while (std::chrono::steady_clock::now() < until) {
       }
       return ctx.succeed("spun");
     }
-    if (what == "sleep") return ctx.sleep_ms(std::stoi(ctx.option("ms"))) ? ctx.succeed("slept") : ctx.cancelled_result();
+    if (what == "sleep")
+      return ctx.sleep_ms(std::stoi(ctx.option("ms"))) ? ctx.succeed("slept")
+                                                       : ctx.cancelled_result();
     if (what == "effect") {  // leaves a line that tells how often it was begun
       std::ofstream(ctx.option("file"), std::ios::app) << ctx.run_id() << "\n" << std::flush;
-      return ctx.sleep_ms(std::stoi(ctx.option("ms"))) ? ctx.succeed("done") : ctx.cancelled_result();
+      return ctx.sleep_ms(std::stoi(ctx.option("ms"))) ? ctx.succeed("done")
+                                                       : ctx.cancelled_result();
     }
     if (what == "leak") {
       std::vector<std::string> kept;
@@ -32,7 +36,8 @@ struct Probe : bp::sdk::Stage {
     }
     if (what == "fill") {
       std::ofstream file(ctx.option("work_dir") + "/big");
-      for (int i = 0; i < 2000 && ctx.sleep_ms(5); ++i) file << std::string(1 << 20, 'x') << std::flush;
+      for (int i = 0; i < 2000 && ctx.sleep_ms(5); ++i)
+        file << std::string(1 << 20, 'x') << std::flush;
       return ctx.succeed("filled");
     }
     if (what == "fork") {  // a hundred at most
@@ -47,10 +52,12 @@ struct Probe : bp::sdk::Stage {
         made += pid > 0;
       }
       ctx.sleep_ms(500);
-      return made <= 16 ? ctx.fail({bp::ErrorCode::kUnavailable, "cannot fork", {}}) : ctx.succeed(std::to_string(made));
+      return made <= 16 ? ctx.fail({bp::ErrorCode::kUnavailable, "cannot fork", {}})
+                        : ctx.succeed(std::to_string(made));
     }
     if (what == "flood") {
-      for (int i = 0; i < 20'000; ++i) ctx.log("info", "a line of some length that nobody wants to read");
+      for (int i = 0; i < 20'000; ++i)
+        ctx.log("info", "a line of some length that nobody wants to read");
       return ctx.succeed("flooded");
     }
     if (what == "abort") ::abort();
