@@ -59,7 +59,6 @@ class SharedHosts {
   static constexpr int64_t kHelloMs = 30'000;
   static constexpr int64_t kReturnMs = 5'000;    // for hosts of an earlier life to say hello
   static constexpr int64_t kSilentMs = 15'000;   // batches come every kStageBeatMs
-  static constexpr int64_t kResendMs = 2'000;    // the host does not know an attempt sent before
   static constexpr int64_t kSweepMs = 500;
   struct Host;
   struct Pool;
@@ -90,7 +89,7 @@ class SharedHosts {
   void flush();
   void send_now(Host& host);
 
-  void on_hello(Host& host, const v1::HostHello& hello);
+  void on_hello(Host& host, const v1::HostHello& hello, uint64_t sequence);
   void take_holds(Host& host, const v1::HostHello& hello);
   void on_result(const bus::Peer& peer, v1::StageMessage& m);
   void on_beat(const Id& id, Held& held, const v1::AttemptBeat& beat);

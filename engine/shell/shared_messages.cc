@@ -119,7 +119,7 @@ void SharedHosts::on_message(const bus::Peer& peer, const v1::StageBatch& batch)
     }
     if (it == hosts_.end()) continue;
     if (m.has_hello()) {
-      on_hello(*it->second, m.hello());
+      on_hello(*it->second, m.hello(), m.sequence());
       it = hosts_.find(peer.routing_id);
       continue;
     }
@@ -137,18 +137,17 @@ void SharedHosts::on_message(const bus::Peer& peer, const v1::StageBatch& batch)
   }
 }
 
-void SharedHosts::on_hello(Host& host, const v1::HostHello& hello) {
+void SharedHosts::on_hello(Host& host, const v1::HostHello& hello, uint64_t sequence) {
   const Pool& pool = *host.pool;
   if (hello.has_load_error() || (pool.version != 0 && hello.plugin_version() != pool.version)) {
-    const Error why =
-        hello.has_load_error()
-            ? Error{error_code_from_name(hello.load_error().code()), hello.load_error().message(),
-                    hello.load_error().remedy()}
-            : Error{ErrorCode::kPluginLoad,
-                    "plugin " + hello.plugin() + " has version " +
-                        std::to_string(hello.plugin_version()) + "; the workflow asks for " +
-                        std::to_string(pool.version),
-                    {}};
+    const Error why = hello.has_load_error()
+                          ? Error{error_code_from_name(hello.load_error().code()),
+                                  hello.load_error().message(), hello.load_error().remedy()}
+                          : Error{ErrorCode::kPluginLoad,
+                                  "plugin " + hello.plugin() + " has version " +
+                                      std::to_string(hello.plugin_version()) +
+                                      "; the workflow asks for " + std::to_string(pool.version),
+                                  {}};
     host.killed = true;
     world_.processes.kill(host.process);
     return refuse_pool(*host.pool, why);
@@ -158,6 +157,7 @@ void SharedHosts::on_hello(Host& host, const v1::HostHello& hello) {
   v1::StageMessage ack;
   auto& options = *ack.mutable_hello_ack()->mutable_options();
   for (const auto& [name, value] : maker_.options()) options[name] = value;
+  ack.mutable_hello_ack()->set_hello_sequence(sequence);
   append(host, ack);
   take_holds(host, hello);
   release_unknown(*host.pool);
@@ -190,13 +190,12 @@ void SharedHosts::take_holds(Host& host, const v1::HostHello& hello) {
     held.state = Held::State::kSent;
     held.sent_boot_ms = held.heard_boot_ms = world_.clock.boot_ms();
   }
-  const int64_t before = world_.clock.boot_ms() - kResendMs;
+  // The host takes nothing between its hello and our answer: what it does not hold it will not
+  // have.
   std::vector<Id> missing;
   for (const auto& [id, held] : attempts_) {
-    if (held.host == &host && held.state == Held::State::kSent && held.sent_boot_ms < before &&
-        !holds.count(id)) {
+    if (held.host == &host && held.state == Held::State::kSent && !holds.count(id))
       missing.push_back(id);
-    }
   }
   for (const Id& id : missing) send_attempt(id, attempts_.at(id), host);
 }
@@ -320,8 +319,8 @@ void SharedHosts::sweep_attempt(const Id& id, Held& held, int64_t now) {
   const auto* stage = run ? run->find(held.key) : nullptr;
   if (!stage || stage->epoch.counter != id.epoch_counter) return;
   const v1::StageDefinition& d = run->definition(held.key);
-  const int64_t moved = held.talk ? std::max(held.talk->progress_boot_ms, held.sent_boot_ms)
-                                  : held.sent_boot_ms;
+  const int64_t moved =
+      held.talk ? std::max(held.talk->progress_boot_ms, held.sent_boot_ms) : held.sent_boot_ms;
   v1::TimerKind kind = v1::TIMER_KIND_UNSPECIFIED;
   if (d.heartbeat_timeout_ms() > 0 && now - held.heard_boot_ms > d.heartbeat_timeout_ms())
     kind = v1::TIMER_KIND_HEARTBEAT;

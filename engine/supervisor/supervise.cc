@@ -172,7 +172,7 @@ void Supervisor::first_of_namespace() {
   if (pid == 0) host();
   int status = kNotStarted << 8;
   for (pid_t got = 0; pid > 0 && got != pid;) {
-    got = ::waitpid(-1, &status, 0);
+    got = ::waitpid(-1, &status, 0);  // untimed: as long as the host lives
     if (got < 0 && errno != EINTR) break;
   }
   (void)!::write(status_write_.get(), &status, sizeof status);

@@ -31,7 +31,8 @@ def plugin_folder(site):
         os.symlink(os.path.join(BUILD, "plugins", f), os.path.join(folder, f))
     for f in ("probe.so", "rude.so"):
         os.symlink(os.path.join(BUILD, "tests", "plugins", f), os.path.join(folder, f))
-    for name, (plugin, what, _, _, more) in {**BAD, "neighbour": ("probe", "sleep", "", (), {"options": {"ms": "600000"}})}.items():
+    neighbour = {"neighbour": ("probe", "sleep", "", (), {"options": {"ms": "600000"}})}
+    for name, (plugin, what, _, _, more) in {**BAD, **neighbour}.items():
         stage = {"name": "first", "plugin": plugin, "heartbeat_timeout_ms": 20000, "limits": LIMITS,
                  "retry": {"max_attempts": 1, "first_delay_ms": 50, "multiplier": 1.0, "max_delay_ms": 50}, **more}
         stage["options"] = {"do": what, **more.get("options", {})}

@@ -26,6 +26,7 @@ RULES = {
                    "engine/shell/history_view.h", "storage/maintenance.h"],
     "engine/stage_host": ["engine/base", "engine/plan", "engine/bus", "plugins/sdk/stage_abi.h"],
     "plugins/sdk": ["engine/base", "engine/bus"],
+    "plugins/kit": ["plugins/sdk", "engine/base", "engine/bus"],  # a program of its own
     "plugins": ["plugins/sdk", "engine/plan", "engine/fetch", "engine/base"],
     "runtime/head": ["engine/base", "engine/plan", "engine/bus", "runtime"],
     "runtime/rank": ["engine/base", "engine/plan", "engine/bus", "runtime"],

@@ -47,16 +47,19 @@ def main():
         check(code == 1 and "ABI version 9" in broken["load"], f"another ABI: {broken}")
         check(verdicts["apply"] == "skipped", "nothing is tried with what does not load")
         for what in ("missing_inputs", "huge_inputs"):
-            code, verdicts, broken, err = kit(BROKEN.replace("broken.so", "fragile.so"), "--option", "path=/x", "--only", what)
+            code, verdicts, broken, err = kit(BROKEN.replace("broken.so", "fragile.so"), "--option", "path=/x",
+                                              "--only", what)
             check(code == 1 and "signal" in broken.get(what, ""), f"{what} is not named: {broken} {err}")
-        code, verdicts, broken, _ = kit(BROKEN, "--option", "break=apply", "--only", "apply_again", "--option", "path=/x")
+        code, verdicts, broken, _ = kit(BROKEN, "--option", "break=apply", "--only", "apply_again",
+                                       "--option", "path=/x")
         check(verdicts["apply_again"] == "skipped", f"checks that need a working apply are skipped: {verdicts}")
         check(kit("/nowhere/missing.so")[0] == 4, "a missing file has an exit code of its own")
         check(kit(BROKEN, "--option", "no-value")[0] == 2, "bad usage has an exit code of its own")
         # Ours: what they need of the world is not here, so what they must survive is asked.
         for name in ("validate", "provision", "fetch_weights", "start_head", "join_workers", "serve"):
             code, verdicts, broken, err = kit(os.path.join(BUILD, "plugins", name + ".so"), "--apply-ms", "10000",
-                                              "--only", "destroy_of_nothing,unknown_handle,recover_unknown,missing_inputs,huge_inputs")
+                                              "--only", "destroy_of_nothing,unknown_handle,recover_unknown,"
+                                              "missing_inputs,huge_inputs")
             check(not broken, f"stage {name}: {broken} {err}")
             check(verdicts["load"] == "kept" and verdicts["huge_inputs"] == "kept", f"stage {name}: {verdicts}")
         # A stage in Python.
