@@ -33,6 +33,7 @@ packages=(
   libzmq3-dev cppzmq-dev libprotobuf-dev protobuf-compiler libsqlite3-dev catch2
   libspdlog-dev libfmt-dev libcurl4-openssl-dev libssl-dev libpcre2-dev libsodium-dev
   libcli11-dev libbenchmark-dev libhowardhinnant-date-dev tzdata python3 python3-venv python3-pip
+  python3-protobuf python3-zmq
 )
 [ "$with_tests" = no ] || packages+=(clang-14 libclang-rt-14-dev jq iproute2 spin)
 
