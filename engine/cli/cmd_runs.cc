@@ -154,7 +154,6 @@ int run_migrate(const Options& o) {
   return control(o, [&](auto* m) {
     m->mutable_migrate()->set_workflow(o.workflow);
     m->mutable_migrate()->set_workflow_version(o.engine.version);
-    m->mutable_migrate()->set_plugins(o.engine.plugins);
     return Status();
   });
 }

@@ -116,13 +116,12 @@ void CommandLine::add_bulk_commands() {
       "Higher goes first");
   change->add_option("--put", e.values, "KEY=VALUE");
   change->add_option("--drop", e.drop_labels, "Label to take away");
-  CLI::App* migrate = bulk("migrate", "Move runs onto another definition, or the current plugins",
+  CLI::App* migrate = bulk("migrate", "Move runs onto another definition",
                            "  bp migrate r12-a1b2c3 --to nightly --workflow-version 3\n"
-                           "  bp migrate --workflow nightly --state running --plugins\n",
+                           "  bp migrate --workflow nightly --state running --to nightly\n",
                            run_migrate);
   migrate->add_option("--to", options_.workflow, "Name of the definition; left out: the same");
   migrate->add_option("--workflow-version", e.version, "0: the newest");
-  migrate->add_flag("--plugins", e.plugins, "Onto the plugin versions that are current now");
   CLI::App* release =
       bulk("release", "Let go of quarantined runs, once their cause is mended",
            "  bp release r12-a1b2c3\n  bp release --state quarantined --cancel\n", run_release);

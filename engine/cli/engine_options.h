@@ -38,7 +38,7 @@ struct EngineOptions {
   // one run
   std::string stage, at;
   uint64_t at_event = 0, after_event = 0;
-  bool bodies = false, borrow = false, plugins = false, cancel = false;
+  bool bodies = false, borrow = false, cancel = false;
   std::vector<std::string> values;
   std::string signal, payload;
   std::vector<std::string> drop_labels;

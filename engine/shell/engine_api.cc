@@ -25,7 +25,7 @@ EngineApi::EngineApi(World& world, Conductor& conductor, WorkflowRegistry& workf
       conductor_(conductor),
       workflows_(workflows),
       hooks_(std::move(hooks)),
-      control_(world, conductor, workflows, hooks_.pins),
+      control_(world, conductor, workflows),
       schedules_(world, conductor, hooks_.schedules) {}
 EngineApi::~EngineApi() = default;
 

@@ -26,7 +26,6 @@ class EngineApi {
   };
   using TaskReport = std::function<void(Result<v1::JournalTaskProgress>)>;
   struct Hooks {
-    RunControl::Pins pins;
     /// Long work on the journal, on a thread of its own.
     std::function<Status(const v1::JournalTask& task, RunPlace place, TaskReport report)>
         journal_task;

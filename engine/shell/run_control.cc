@@ -26,8 +26,8 @@ bool revives(const v1::ControlRuns& m) {
 
 }  // namespace
 
-RunControl::RunControl(World& world, Conductor& conductor, WorkflowRegistry& workflows, Pins pins)
-    : world_(world), conductor_(conductor), workflows_(workflows), pins_(std::move(pins)) {}
+RunControl::RunControl(World& world, Conductor& conductor, WorkflowRegistry& workflows)
+    : world_(world), conductor_(conductor), workflows_(workflows) {}
 RunControl::~RunControl() { *alive_ = false; }
 
 Status RunControl::select_matching(const v1::ControlRuns& m, std::vector<std::string>* ids) {
@@ -169,16 +169,15 @@ Result<v1::Event> RunControl::event_for(const v1::ControlRuns& m, const std::str
     case v1::ControlRuns::kMigrate: {
       const std::string& name =
           m.migrate().workflow().empty() ? run.workflow->name() : m.migrate().workflow();
-      const bool same = m.migrate().workflow().empty() && m.migrate().workflow_version() == 0 &&
-                        m.migrate().plugins();
+      if (m.migrate().plugins()) {
+        return Error{ErrorCode::kInvalidArgument,
+                     "runs do not pin plugin files yet: every attempt takes the installed one",
+                     "Name the definition to move onto, without plugins"};
+      }
       auto* to = e.mutable_run_migrated();
       to->set_by(by);
-      core::Workflow::Ptr onto = run.workflow;
-      if (!same) {
-        BP_ASSIGN(onto, workflows_.find(name, m.migrate().workflow_version()));
-      }
+      BP_ASSIGN(auto onto, workflows_.find(name, m.migrate().workflow_version()));
       to->set_workflow_hash(onto->hash());
-      if (m.migrate().plugins()) pins_(*onto, to);
       break;
     }
     case v1::ControlRuns::kRelease:

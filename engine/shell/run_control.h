@@ -19,9 +19,7 @@ class RunControl {
   static constexpr size_t kSlice = 256;          // runs per turn of the loop
   static constexpr int kShownMax = 10'000;       // in an answer; beyond it only refused ones
 
-  using Pins = std::function<void(const core::Workflow&, v1::RunMigrated*)>;
-  /// `pins` fills in the plugin versions that are current.
-  RunControl(World& world, Conductor& conductor, WorkflowRegistry& workflows, Pins pins);
+  RunControl(World& world, Conductor& conductor, WorkflowRegistry& workflows);
   ~RunControl();
 
   /// `by`: who asks, for the record. `done` gets the answer once everything is durable.
@@ -41,7 +39,6 @@ class RunControl {
   World& world_;
   Conductor& conductor_;
   WorkflowRegistry& workflows_;
-  Pins pins_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

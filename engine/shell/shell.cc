@@ -114,7 +114,6 @@ Shell::Impl::Impl(World w, Settings s, Hooks h)
 // Starts that a schedule asks for go the way of all others.
 EngineApi::Hooks Shell::Impl::engine_hooks() {
   EngineApi::Hooks h;
-  h.pins = [](const core::Workflow&, v1::RunMigrated*) {};
   h.schedules.start = [this](const v1::NewRun& run, const std::string& schedule,
                              const auto& extra) -> Result<std::string> {
     auto started = clients.start_run("schedule " + schedule, run, schedule, extra);

@@ -32,7 +32,6 @@ Conductor::Hooks Life::conductor_hooks() {
 
 EngineApi::Hooks Life::api_hooks() {
   EngineApi::Hooks h;
-  h.pins = [](const core::Workflow&, v1::RunMigrated*) {};
   h.schedules.start = [this](const v1::NewRun& run, const std::string& schedule,
                              const Schedules::Hooks::AddExtra& extra) {
     return start(run, schedule, extra);
